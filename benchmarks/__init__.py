@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks.NAME [--quick]``. Sides alternate in one run; medians are quoted."""

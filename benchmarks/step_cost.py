@@ -1,0 +1,201 @@
+"""Seconds of a MeZO step over two bare forwards, on SmolLM2-135M with all parameters tuned.
+
+Sides, all on the same inputs and the same path through the model (hidden states, then the two answer words' rows):
+
+    floor       two forwards, nothing displaced
+    textbook    MeZO as published: four eager passes (+eps, -2 eps, +eps, update) with torch.randn
+    write-free, in-place    ours, Rademacher and Gaussian, through strategy, session and oracle
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import alternate, arguments, finish, machine, median
+from blackbox.estimators import CentralDifference
+from blackbox.execution import Execution, InPlace, WriteFree
+from blackbox.noise import Gaussian, Law, Rademacher
+from blackbox.optimizers import SGD
+from blackbox.parameters import Parameters
+from blackbox.probe import Context
+from blackbox.session import Session
+from blackbox.strategies import GradientStrategy
+from oracles.objective import ObjectiveOracle
+from problems.llm.model import load_model
+from problems.llm.scoring import OptionScorer
+
+EPSILON = 1e-3
+LR = 1e-7  # small, so that hundreds of steps leave the loss where it is
+
+
+class FixedBatch:
+    """The loss of the two answer words on one batch of random tokens."""
+
+    def __init__(self, batch: int, length: int, autocast: bool) -> None:
+        model, tokenizer, _ = load_model("smollm2-135m", "float32", "cpu")
+        options = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in (" terrible", " great")]
+        self.module: nn.Module = OptionScorer(model, options).eval()
+        self.autocast = autocast
+        self.resize(batch, length)
+
+    def resize(self, batch: int, length: int) -> None:
+        """Another batch."""
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(100, 40_000, (batch, length), generator=generator)
+        self.last = torch.full((batch,), length - 1)
+        self.labels = torch.randint(0, 2, (batch,), generator=generator)
+
+    @torch.no_grad()
+    def values(self, context: Context) -> Tensor:
+        """Cross-entropy of every example."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
+            scores = self.module(self.tokens, self.last)
+        return nn.functional.cross_entropy(scores.float(), self.labels, reduction="none")
+
+
+def floor(problem: FixedBatch) -> Callable[[], None]:
+    """Two forwards and one synchronisation."""
+
+    def step() -> None:
+        torch.stack([problem.values(Context()).mean() for _ in range(2)]).tolist()
+
+    return step
+
+
+def textbook(problem: FixedBatch) -> Callable[[], None]:
+    """MeZO's own loop, arXiv:2305.17333, as in its released trainer."""
+    parameters = list(problem.module.parameters())
+
+    def perturb(seed: int, scale: float) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for p in parameters:
+            p.data = p.data + scale * torch.randn(p.shape, generator=generator)
+
+    count = [0]
+
+    def step() -> None:
+        count[0] += 1
+        perturb(count[0], EPSILON)
+        up = problem.values(Context()).mean().item()
+        perturb(count[0], -2 * EPSILON)
+        down = problem.values(Context()).mean().item()
+        perturb(count[0], EPSILON)
+        perturb(count[0], -LR * (up - down) / (2 * EPSILON))
+
+    return step
+
+
+def ours(problem: FixedBatch, execution: Execution, law: Law) -> Callable[[], None]:
+    """A step of the engine."""
+    parameters = Parameters.from_module(problem.module)
+    strategy = GradientStrategy(CentralDifference(law, EPSILON), SGD(LR))
+    session = Session(strategy, parameters)
+    oracle = ObjectiveOracle(problem, execution)
+
+    def step() -> None:
+        oracle.submit(session.ask(), parameters)
+        for feedback in oracle.poll():
+            session.tell(feedback)
+        session.advance()
+
+    return step
+
+
+def time_case(problem: FixedBatch, rounds: int, gaussian: bool, with_textbook: bool) -> dict[str, float]:
+    """Median over rounds of each side's time over the floor's in the same round."""
+    makers: dict[str, Callable[[], Callable[[], None]]] = {"floor": lambda: floor(problem)}
+    laws: list[tuple[str, Law]] = [("rademacher", Rademacher())]
+    laws += [("gaussian", Gaussian())] if gaussian else []
+    for name, law in laws:
+        makers[f"write-free {name}"] = lambda law=law: ours(problem, WriteFree(), law)  # type: ignore[misc]
+        makers[f"in-place {name}"] = lambda law=law: ours(problem, InPlace(), law)  # type: ignore[misc]
+    sides = {name: make() for name, make in makers.items()}
+    blocks = {name: _block(step) for name, step in sides.items()}
+    seconds = alternate(blocks, rounds)
+    if with_textbook:
+        # Reassigning .data, as its loop does, would part the other sides from their tensors: it goes last.
+        step, base = textbook(problem), floor(problem)
+        more = alternate({"floor": base, "textbook": step}, max(2, rounds // 2))
+        seconds["textbook"], reference = more["textbook"], median(more["floor"])
+        ratios = {"textbook": median(seconds["textbook"]) / reference}
+    else:
+        ratios = {}
+    for name in blocks:
+        ratios[name] = median([s / f for s, f in zip(seconds[name], seconds["floor"], strict=True)])
+    print(f"    floor {median(seconds['floor']) / STEPS_A_BLOCK:.3f} s  " + "  ".join(
+        f"{name} x{ratio:.3f}" for name, ratio in ratios.items() if name != "floor"))
+    return ratios
+
+
+STEPS_A_BLOCK = 3
+
+
+def _block(step: Callable[[], None]) -> Callable[[], None]:
+    # Sides that defer work to their next step (merged updates) must run several in a row to pay for it.
+    def run() -> None:
+        for _ in range(STEPS_A_BLOCK):
+            step()
+
+    return run
+
+
+def peak_memory(side: str) -> float:
+    """Peak resident memory in MiB of a fresh process that runs a few steps of one side."""
+    command = [sys.executable, "-m", "benchmarks.step_cost", "--memory-of", side]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(out.splitlines()[-1])["mib"])
+
+
+def _memory_of(side: str) -> None:
+    problem = FixedBatch(16, 40, False)
+    if side == "floor":
+        # One compiled kernel, so that the compiler's own memory is on both sides.
+        torch.compile(lambda x: x * 2 + 1, dynamic=True)(torch.ones(1 << 15))
+        step = floor(problem)
+    else:
+        step = ours(problem, WriteFree() if side == "write-free" else InPlace(), Rademacher())
+    for _ in range(3):
+        step()
+    finish({"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+
+
+def main() -> None:
+    """Run it."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--memory-of", choices=["floor", "write-free", "in-place"], help="internal")
+    options = parser.parse_args()
+    if options.memory_of:
+        _memory_of(options.memory_of)
+        return
+    print(f"step_cost on {machine()}")
+    problem = FixedBatch(16, 40, False)
+    print("  float32, 16 x 40")
+    headline = time_case(problem, 3 if options.quick else 11, gaussian=True, with_textbook=True)
+    if not options.quick:
+        for autocast, length in ((False, 128), (True, 40), (True, 128)):
+            problem = FixedBatch(16, length, autocast)
+            print(f"  {'bfloat16 autocast' if autocast else 'float32'}, 16 x {length}")
+            time_case(problem, 5, gaussian=True, with_textbook=True)
+    del problem
+    memory = {side: peak_memory(side) for side in ("floor", "write-free", "in-place")}
+    print("  peak memory, MiB: " + ", ".join(f"{side} {mib:.0f}" for side, mib in memory.items()))
+    finish(
+        {
+            "textbook_over_floor": headline["textbook"],
+            "rademacher_over_floor": min(headline["write-free rademacher"], headline["in-place rademacher"]),
+            "gaussian_over_floor": min(headline["write-free gaussian"], headline["in-place gaussian"]),
+            "write_free_over_floor": headline["write-free rademacher"],
+            "peak_memory_over_forward": memory["write-free"] / memory["floor"],
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()

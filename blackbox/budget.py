@@ -1,0 +1,71 @@
+"""Budgets: what a run may spend, counted in answers by their cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blackbox.errors import UserError
+from blackbox.feedback import Cost
+from blackbox.result import Status
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a run; None is no limit. The first one reached ends it.
+
+    Args:
+        queries: answered queries (failed attempts count, cache hits don't).
+        examples: data examples evaluated (a query over n examples costs n).
+        tokens: tokens evaluated.
+        minutes: wall time of the run, over all its resumptions.
+        steps: completed steps.
+        target: stop once a value at or below this was seen.
+        plateau: stop after this many steps without a new lowest smoothed value.
+    """
+
+    queries: float | None = None
+    examples: float | None = None
+    tokens: float | None = None
+    minutes: float | None = None
+    steps: int | None = None
+    target: float | None = None
+    plateau: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = {name: getattr(self, name) for name in ("queries", "examples", "tokens", "minutes", "steps")}
+        for name, limit in (*limits.items(), ("plateau", self.plateau)):
+            if limit is not None and not limit > 0:
+                raise UserError(f"budget.{name} must be positive, not {limit}.")
+        if all(limit is None for limit in (*limits.values(), self.target, self.plateau)):
+            raise UserError("A budget needs a limit: queries, examples, tokens, minutes, steps, target or plateau.")
+
+    def progress(self, spent: Cost, minutes: float, steps: int) -> float:
+        """The largest share of a limit that is spent, in [0, 1]; what schedules go by."""
+        shares = [amount / limit for amount, limit in self._amounts(spent, minutes, steps)]
+        return min(1.0, max(shares, default=0.0))
+
+    def exceeded_by(self, spent: Cost, more: Cost, minutes: float, steps: int) -> Status | None:
+        """Why nothing more may be asked if the next round costs ``more``; None if it may."""
+        after = {coin: spent.get(coin, 0) + more.get(coin, 0) for coin in (*spent, *more)}
+        for coin, limit, status in (
+            ("queries", self.queries, Status.QUERIES),
+            ("examples", self.examples, Status.EXAMPLES),
+            ("tokens", self.tokens, Status.TOKENS),
+        ):
+            if limit is not None and after.get(coin, 0) > limit:
+                return status
+        if self.minutes is not None and minutes >= self.minutes:
+            return Status.TIME
+        if self.steps is not None and steps >= self.steps:
+            return Status.STEPS
+        return None
+
+    def _amounts(self, spent: Cost, minutes: float, steps: int) -> list[tuple[float, float]]:
+        pairs = [
+            (spent.get("queries", 0), self.queries),
+            (spent.get("examples", 0), self.examples),
+            (spent.get("tokens", 0), self.tokens),
+            (minutes, self.minutes),
+            (steps, self.steps),
+        ]
+        return [(amount, float(limit)) for amount, limit in pairs if limit is not None]

@@ -1,0 +1,249 @@
+"""The one table of components that a configuration can name, and how other packages and files add theirs.
+
+A component is named by a short name of the table, by an entry point "kind.name" of the group
+``blackbox.components``, or by an import path "package.module:Name". It is imported when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from blackbox.config.source import nearest
+from blackbox.errors import UserError
+
+GROUP = "blackbox.components"
+
+BASES = {
+    "problem": "",
+    "oracle": "oracles.base:Oracle",
+    "noise": "blackbox.noise.base:Law",
+    "estimator": "blackbox.estimators.base:Estimator",
+    "variance-reduction": "blackbox.estimators.base:Estimator",
+    "optimizer": "blackbox.optimizers.base:Optimizer",
+    "strategy": "blackbox.strategies.base:Strategy",
+    "line-search": "blackbox.strategies.gradient:LineSearch",
+    "execution": "blackbox.execution.base:Execution",
+    "baseline": "",
+}
+"""The kinds, each with the base class that an annotation names ("" where any class will do)."""
+
+INJECTED = {
+    "oracle": ("problem", "execution"),
+    "strategy": ("estimator", "optimizer"),
+    "variance-reduction": ("estimator",),
+    "baseline": ("problem",),
+}
+"""Constructor parameters that the other blocks fill; they are no keys of the block itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One row of the table."""
+
+    kind: str
+    name: str
+    path: str
+    summary: str = ""
+    paper: str = ""
+
+
+BUILT_IN = (
+    Component(
+        "problem",
+        "llm-classification",
+        "problems.llm.classification:Classification",
+        "a language model's next words are the classes",
+        "arXiv:2305.17333",
+    ),
+    Component("problem", "sphere", "problems.functions:Sphere", "sum of squares"),
+    Component(
+        "problem", "quadratic", "problems.functions:Quadratic", "quadratic of a given condition number"
+    ),
+    Component("problem", "rosenbrock", "problems.functions:Rosenbrock", "curved valley", "Rosenbrock 1960"),
+    Component(
+        "problem",
+        "ackley",
+        "problems.functions:Ackley",
+        "many shallow minima around a deep one",
+        "Ackley 1987",
+    ),
+    Component(
+        "problem",
+        "rastrigin",
+        "problems.functions:Rastrigin",
+        "a grid of minima over a bowl",
+        "Rastrigin 1974",
+    ),
+    Component("problem", "small-net", "problems.small_net:SmallNet", "a small network on synthetic classes"),
+    Component(
+        "oracle", "objective", "oracles.objective:ObjectiveOracle", "values of the problem's own objective"
+    ),
+    Component("oracle", "function", "oracles.function:FunctionOracle", "values of a plain function"),
+    Component("oracle", "noisy", "oracles.wrappers:Noisy", "Gaussian noise on the values of an oracle"),
+    Component(
+        "oracle", "cached", "oracles.cached:Cached", "answers given before are given again, for nothing"
+    ),
+    Component("oracle", "retried", "oracles.wrappers:Retried", "failed queries are asked again"),
+    Component(
+        "oracle", "timed-out", "oracles.timed_out:TimedOut", "a query that takes too long is a failure"
+    ),
+    Component("noise", "rademacher", "blackbox.noise:Rademacher", "random signs"),
+    Component("noise", "gaussian", "blackbox.noise:Gaussian", "independent standard normals"),
+    Component("noise", "sphere", "blackbox.noise:Sphere", "uniform on the sphere of radius sqrt(d)"),
+    Component("noise", "coordinate", "blackbox.noise:Coordinate", "one coordinate at a time"),
+    Component("noise", "sparse", "blackbox.noise:Sparse", "another law where a mask keeps it"),
+    Component(
+        "estimator",
+        "central",
+        "blackbox.estimators:CentralDifference",
+        "f(x + z) - f(x - z): SPSA, MeZO",
+        "arXiv:2305.17333",
+    ),
+    Component(
+        "estimator",
+        "forward",
+        "blackbox.estimators:ForwardDifference",
+        "f(x + z) - f(x), the base value shared",
+        "Nesterov & Spokoiny 2017",
+    ),
+    Component("optimizer", "sgd", "blackbox.optimizers:SGD", "descent, streamed without a dense gradient"),
+    Component("optimizer", "torch", "blackbox.optimizers:TorchOptimizer", "any class of torch.optim"),
+    Component("strategy", "gradient", "blackbox.strategies:GradientStrategy", "estimate a gradient and step"),
+    Component(
+        "execution",
+        "write-free",
+        "blackbox.execution:WriteFree",
+        "displaced weights on the fly; the default for modules",
+    ),
+    Component(
+        "execution", "in-place", "blackbox.execution:InPlace", "merged passes over the weights, float32"
+    ),
+    Component(
+        "execution",
+        "batched",
+        "blackbox.execution:Batched",
+        "many candidates a call; the default for vectors",
+    ),
+    Component("baseline", "zero-shot", "problems.llm.baselines:zero_shot", "the model untouched"),
+    Component(
+        "baseline", "adamw", "problems.llm.baselines:adamw", "backpropagation and AdamW", "arXiv:1711.05101"
+    ),
+)
+
+
+def components(kind: str | None = None) -> list[Component]:
+    """Every named component, built in or installed, by kind; raises UserError on an unknown kind."""
+    if kind is not None and kind not in BASES:
+        raise UserError(f"There is no kind '{kind}'.{nearest(kind, BASES)} Kinds: {', '.join(BASES)}.")
+    kinds = list(BASES) if kind is None else [kind]
+    return sorted(
+        (c for c in (*BUILT_IN, *_installed()) if c.kind in kinds), key=lambda c: kinds.index(c.kind)
+    )
+
+
+@lru_cache(maxsize=1)
+def _installed() -> tuple[Component, ...]:
+    found = []
+    for point in entry_points(group=GROUP):
+        kind, _, name = point.name.partition(".")
+        source = f"from {point.dist.name}" if point.dist is not None else ""
+        found.append(Component(kind, name, point.value, source))
+    return tuple(found)
+
+
+def find(kind: str, name: str) -> Any:
+    """The class or function that ``name`` stands for; raises UserError if it can't be had."""
+    if ":" in name:
+        return imported(name)
+    table = {c.name: c for c in components(kind)}
+    if name not in table:
+        raise UserError(
+            f"there is no {kind} '{name}'.{nearest(name, table)} "
+            f"Known: {', '.join(table) or 'none yet'}; or an import path such as my_module:MyClass."
+        )
+    return imported(table[name].path)
+
+
+def imported(path: str) -> Any:
+    """The object at "package.module:Name"; any failure on the way is a UserError that says what failed."""
+    module_name, _, names = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *names.split("."))):
+        raise UserError(f"'{path}' is no import path; write package.module:Name.")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise UserError(
+                f"there is no module '{error.name}' (wanted for {path}).{_modules_like(error.name)}"
+            ) from error
+        raise UserError(f"{path} needs the package '{error.name}', which is not installed.") from error
+    except Exception as error:  # the file is the user's: whatever it raises on import is a mistake to report
+        raise UserError(f"importing {module_name} failed: {explain(error)}.") from error
+    for part in names.split("."):
+        if not hasattr(found, part):
+            public = [n for n in vars(found) if not n.startswith("_")]
+            raise UserError(f"{module_name} has no '{part}'.{nearest(part, public)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"{path} is {type(found).__name__}, not a class or function.")
+    return found
+
+
+def explain(error: BaseException) -> str:
+    """An exception in one line, with the last file and line it came through."""
+    text = " ".join(str(error).split()) or "no message"
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place, trace = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})", trace.tb_next
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        place = ""  # its own text names the file and line
+    return f"{type(error).__name__}: {text}{place}"
+
+
+@contextmanager
+def importable(folders: Iterable[Path]) -> Iterator[None]:
+    """Let modules in ``folders`` be imported; ``sys.path`` is as before afterwards.
+
+    Installed packages win. A module of that name that was loaded from another folder before is loaded anew.
+    """
+    before, wanted = list(sys.path), [str(folder.resolve()) for folder in folders]
+    sys.path.extend(wanted)
+    importlib.invalidate_caches()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        origin = str(Path(file).parent) if file and "." not in name else None
+        if origin in _ours and origin not in wanted:
+            del sys.modules[name]
+    _ours.update(wanted)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+_ours: set[str] = set()
+
+
+def kind_of(annotation: Any) -> str | None:
+    """The kind whose base class an annotation is, or extends."""
+    kinds = {base: kind for kind, base in reversed(BASES.items()) if base}
+    for base in inspect.getmro(annotation) if inspect.isclass(annotation) else ():
+        kind = kinds.get(f"{base.__module__}:{base.__qualname__}")
+        if kind is not None:
+            return kind
+    return None
+
+
+def _modules_like(name: str) -> str:
+    top = name.split(".")[0]
+    here = [path.stem for folder in sys.path[-2:] for path in Path(folder).glob("*.py")]
+    return nearest(top, here)

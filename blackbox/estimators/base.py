@@ -1,0 +1,110 @@
+"""The estimator protocol: plan queries, turn answers into a direction.
+
+An estimator is noise x stencil. It never sees tensors: a plan is a function of the round (seeds, step, context), an
+estimate one of the round and the answers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from blackbox.direction import Direction
+from blackbox.feedback import Answers, Feedback
+from blackbox.layout import Layout
+from blackbox.probe import CURRENT, Candidate, Context, Query
+from blackbox.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The inputs of one step's plans; everything random in it comes from ``seed``.
+
+    Attributes:
+        step: number of the step, from 0.
+        version: the parameters' version.
+        run_seed: the run's seed.
+        context: the data all queries of the step share (common random numbers).
+        layout: the tensors.
+        progress: share of the budget spent, in [0, 1]; schedules read it.
+    """
+
+    step: int
+    version: int
+    run_seed: int
+    context: Context
+    layout: Layout
+    progress: float = 0.0
+
+    def seed(self, role: str, *index: int) -> int:
+        """h(run, role, step, index)."""
+        return derive_seed(self.run_seed, role, self.step, *index)
+
+    def queries(
+        self,
+        phase: int,
+        candidates: Sequence[Candidate],
+        base: str = CURRENT,
+        context: Context | None = None,
+        first: int = 0,
+    ) -> tuple[Query, ...]:
+        """Queries "step.phase.index" for these candidates; ``first`` is the index of the first of them."""
+        context = self.context if context is None else context
+        stem = f"{self.step}.{phase}."
+        return tuple(
+            Query(f"{stem}{i}", candidate, base, self.version, context)
+            for i, candidate in enumerate(candidates, first)
+        )
+
+    def ids(self, phase: int, count: int) -> list[str]:
+        """The ids that ``queries`` gives."""
+        stem = f"{self.step}.{phase}."
+        return [f"{stem}{i}" for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to ask next. No queries means the round is complete.
+
+    ``anchors`` are taken at the present point before the queries are asked.
+    """
+
+    queries: tuple[Query, ...] = ()
+    anchors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A gradient estimate (ascent direction of the value) and facts about it for the log."""
+
+    direction: Direction
+    info: dict[str, float] = field(default_factory=dict)
+
+
+class Estimator(ABC):
+    """Base of the estimators.
+
+    Attributes:
+        accepts: the feedback types the estimate can be made from.
+        per_example: True if values per example [n, batch] are wanted rather than their mean.
+    """
+
+    accepts: ClassVar[frozenset[type[Feedback]]]
+    per_example: ClassVar[bool] = False
+
+    @abstractmethod
+    def next(self, round: Round, phase: int, answers: Answers) -> Plan:
+        """The queries of phase 0, 1, ... given the answers so far; an empty plan when nothing more is needed."""
+
+    @abstractmethod
+    def estimate(self, round: Round, answers: Answers) -> Estimate:
+        """The direction, from all answers of the round. Queries that failed are left out."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart besides the journal: JSON values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""

@@ -1,0 +1,222 @@
+"""From a checked configuration to a finished run in its folder.
+
+folder/name/
+    config.yaml        every default filled in; running it again gives the same run
+    journal.jsonl      what was asked, told and stepped
+    metrics.jsonl      a line a step and a line an evaluation
+    test.json          metrics on the test split and samples, before and after; the baselines'
+    result.json        why it stopped, steps, cost, lowest value
+    checkpoints/       tensors, as safetensors
+    report.png         the curve
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blackbox.budget import Budget
+from blackbox.config.loader import Config, build_strategy
+from blackbox.config.source import parse, read
+from blackbox.errors import UserError
+from blackbox.hooks import Hook, MetricsFile
+from blackbox.journal import Journal
+from blackbox.objective import ModuleObjective
+from blackbox.parameters import Parameters
+from blackbox.result import Result
+from blackbox.run import Tolerance, run
+from blackbox.session import Session
+
+CONFIG = "config.yaml"
+TEST = "test.json"
+RESULT = "result.json"
+
+
+class Experiment:
+    """A configuration's run in its folder.
+
+    Args:
+        config: what to run.
+        resume: go on with the run in the folder; without it, the folder must not hold a run.
+        inexact: resume although the configuration, the thread count or torch's version changed.
+
+    Raises:
+        UserError: the folder's state and ``resume`` don't agree, or a component refused its arguments.
+    """
+
+    def __init__(self, config: Config, resume: bool = False, inexact: bool = False) -> None:
+        self.config = config
+        self.folder = config.folder
+        self._inexact = inexact
+        _check_folder(config, resume, inexact)
+        if not resume:
+            for name in (TEST, RESULT, "metrics.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def run(self, hooks: Sequence[Hook] = ()) -> Result:
+        """Run to the end of the budget, or until interrupted (see the result's status)."""
+        config = self.config
+        with config.importing(), ExitStack() as stack:
+            strategy = build_strategy(config)
+            budget: Budget = config.budget.build()
+            journal = stack.enter_context(closing(Journal(self.folder)))
+            (self.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
+            self._baselines()
+            problem = config.problem and config.problem.build()
+            oracle = _oracle(config, problem)
+            stack.callback(getattr(oracle, "close", lambda: None))
+            session = Session(
+                strategy,
+                _parameters(config, problem, oracle),
+                config.run.seed,
+                journal,
+                settings=_settings(oracle),
+                inexact=self._inexact,
+                replay=getattr(oracle, "replay", None),
+            )
+            self._test("before", problem, session)
+            result = run(
+                session,
+                oracle,
+                budget,
+                [MetricsFile(self.folder), *hooks],
+                metrics=_metrics(problem, config.run.evaluate_on),
+                evaluate_every=config.run.evaluate_every,
+                checkpoint_every=config.run.checkpoint_every,
+                tolerance=Tolerance(config.run.failures, config.run.failures_from),
+            )
+            self._note_result(result)
+            if result.status.finished:
+                self._test("after", problem, session)
+        return result
+
+    def _baselines(self) -> None:
+        """Each on a problem of its own, as it may change the weights; what is known is not done again."""
+        assert self.config.problem is not None or not self.config.baselines
+        for block in self.config.baselines:
+            known = read_json(self.folder / TEST).get("baselines", {})
+            if block.name not in known and self.config.problem is not None:
+                result = block.build(problem=self.config.problem.build())
+                self._note("baselines", {**known, block.name: result})
+
+    def _test(self, moment: str, problem: Any, session: Session) -> None:
+        """Metrics on the test split, and samples, at the start ("before") or the present point ("after")."""
+        split = self.config.run.test_on
+        measure = getattr(problem, "metrics", None)
+        if measure is None or split is None or (moment == "before" and session.steps > 0):
+            return
+        session.flush()
+        samples = getattr(problem, "samples", None)
+        facts = {"metrics": measure(split), "samples": samples() if callable(samples) else []}
+        self._note(moment, {"step": session.steps, **facts})
+
+    def _note(self, key: str, value: Any) -> None:
+        _write_json(self.folder / TEST, {**read_json(self.folder / TEST), key: value})
+
+    def _note_result(self, result: Result) -> None:
+        best = None
+        if result.best is not None:
+            best = {"value": result.best.value, "query": result.best.query.id, "point": result.best.point}
+        facts = {"status": result.status.name, "message": result.message, "steps": result.steps}
+        more = {"cost": result.cost, "best": best, "metrics": result.metrics, "reasons": result.reasons}
+        _write_json(self.folder / RESULT, facts | more)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty if there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether anything was begun there; a journal is empty until the problem could be built."""
+    journal = folder / "journal.jsonl"
+    return journal.exists() and journal.stat().st_size > 0
+
+
+def _check_folder(config: Config, resume: bool, inexact: bool) -> None:
+    folder = config.folder
+    exists = holds_run(folder)
+    if exists and not resume:
+        raise UserError(
+            f"{folder} holds a run already. Go on by --resume, or name this one: --set run.name=OTHER."
+        )
+    if resume and not exists:
+        raise UserError(f"There is no run in {folder} to resume; leave --resume out to start one.")
+    if not exists:
+        return
+    saved = read(folder / CONFIG).data if (folder / CONFIG).exists() else {}
+    changed = _differences(saved, parse(config.dump()).data)
+    if changed and not inexact:
+        raise UserError(
+            f"{folder} was run with another configuration: {'; '.join(changed[:3])}. "
+            "Resume with --inexact to go on with the new one."
+        )
+
+
+def _differences(saved: Any, now: Any, path: str = "") -> list[str]:
+    """Where two resolved configurations differ, apart from what cannot change the steps of a run."""
+    if path in ("run.imports", "run.folder", "run.name", "run.test_on", "baselines"):
+        return []
+    if isinstance(saved, dict) and isinstance(now, dict):
+        inside = [f"{path}.{key}" if path else str(key) for key in {**saved, **now}]
+        pairs = [(saved.get(key), now.get(key)) for key in {**saved, **now}]
+        return [line for (a, b), p in zip(pairs, inside, strict=True) for line in _differences(a, b, p)]
+    return [] if saved == now else [f"{path} was {saved}, now {now}"]
+
+
+def _oracle(config: Config, problem: Any) -> Any:
+    given = {"problem": problem, "execution": config.execution and config.execution.build()}
+    return config.oracle.build(**{key: value for key, value in given.items() if value is not None})
+
+
+def _parameters(config: Config, problem: Any, oracle: Any) -> Parameters:
+    """The problem's, or the oracle's, or the vector `run.start`."""
+    for owner in (problem, oracle):
+        make = getattr(owner, "parameters", None)
+        if callable(make):
+            found: Parameters = make()
+            return found
+    if isinstance(problem, ModuleObjective):
+        return Parameters.from_module(problem.module)
+    if config.run.start is None:
+        raise config.oracle.cursor.error(
+            f"where does the search start? Give run.start, a list of numbers, or {config.oracle.label} "
+            "a method parameters()."
+        )
+    return Parameters.from_vector([float(x) for x in config.run.start])
+
+
+def _settings(oracle: Any) -> dict[str, Any]:
+    """What could change the bits of a run, for the journal's header."""
+    own = getattr(oracle, "settings", None)
+    more: dict[str, Any] = own() if callable(own) else {}
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), **more}
+
+
+def _metrics(problem: Any, split: str) -> Any:
+    """The problem's metrics, without those that aren't finite: no journal can hold them."""
+    measure = getattr(problem, "metrics", None)
+    if not callable(measure):
+        return None
+    return lambda: {name: value for name, value in measure(split).items() if math.isfinite(value)}

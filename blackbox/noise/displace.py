@@ -1,0 +1,215 @@
+"""Adding noise to tensors: out = decay * base + c z(s), in one fused pass over memory.
+
+One dynamic flat kernel per law and form, written in torch ops and fused by ``torch.compile``; the noise never exists
+in memory. Three forms serve every execution:
+
+    displace             out  <- decay * base + c z
+    update_and_displace  base <- decay * base + u z(t), out <- base + c z(t + 1)      (write-free, merged)
+    displace_twice       out  <- (decay * base + u z(t)) + c z(t + 1)                 (in place, merged)
+
+Small tensors, masked laws and machines without a compiler take the eager path, in chunks. Rademacher noise is
+bit-equal on both paths, Gaussian to the last ulps; which path is taken is a property of the ``Displacer``, so a run
+can journal it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.layout import Layout, TensorSpec
+from blackbox.noise.base import GROUP, Law, keys
+from blackbox.noise.coordinate import Coordinate
+from blackbox.noise.sparse import Sparse
+
+_CHUNK = 1 << 18
+_PAIR = 2 * GROUP  # one Rademacher hash
+FUSE_FROM = 1 << 14
+"""Tensors below this size are displaced eagerly: a kernel call would cost more than the work."""
+
+Term = tuple[int, float]
+"""(seed, coefficient); the coefficient includes the law's scale."""
+
+
+class Displacer:
+    """Adds one law's noise to the tensors of one layout.
+
+    Args:
+        law: the law.
+        layout: the tensors.
+        fused: use compiled kernels for large tensors; False is the eager path everywhere.
+    """
+
+    def __init__(self, law: Law, layout: Layout, fused: bool = True) -> None:
+        self.law = law
+        self.layout = layout
+        self.fused = fused and not isinstance(law, Sparse | Coordinate)
+        self._tables: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
+
+    def terms(self, terms: Sequence[Term]) -> list[Term]:
+        """The terms with the law's scale multiplied into the coefficients."""
+        return [(seed, c * self.law.scale(seed, self.layout)) for seed, c in terms]
+
+    def displace(
+        self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float = 1.0
+    ) -> None:
+        """out <- decay * base + sum_i c_i z(s_i); flat tensors; ``out`` may be ``base``, or of another dtype."""
+        if not terms:
+            torch.mul(base, decay, out=out) if out.dtype == base.dtype else out.copy_(base * decay)
+            return
+        for seed, coefficient in terms:
+            main = self._main(base)
+            if main:
+                kernel = _kernel(self.law, "displace" if out is not base else "displace_in_place")
+                key, scalars = self._key(seed, spec, base), _scalars(base, decay, coefficient)
+                kernel(self._grouped(out, main), self._grouped(base, main), key, scalars)
+            self._eager(out, base, spec, main, seed, coefficient, decay)
+            base, decay = out, 1.0
+
+    def update_and_displace(
+        self, out: Tensor, base: Tensor, spec: TensorSpec, update: Term, probe: Term, decay: float = 1.0
+    ) -> None:
+        """base <- decay * base + u z(t), then out <- base + c z(t + 1), in one pass."""
+        main = self._main(base)
+        if main:
+            key, scalars = self._key(update[0], spec, base), _scalars(base, decay, update[1], probe[1])
+            next_key = self._key(probe[0], spec, base)
+            kernel = _kernel(self.law, "update_and_displace")
+            kernel(self._grouped(out, main), self._grouped(base, main), key, next_key, scalars)
+        self._eager(base, base, spec, main, *update, decay)
+        self._eager(out, base, spec, main, *probe, 1.0)
+
+    def displace_twice(
+        self, base: Tensor, spec: TensorSpec, update: Term, probe: Term, decay: float = 1.0
+    ) -> None:
+        """base <- (decay * base + u z(t)) + c z(t + 1), in one pass."""
+        main = self._main(base)
+        if main:
+            key, scalars = self._key(update[0], spec, base), _scalars(base, decay, update[1], probe[1])
+            next_key = self._key(probe[0], spec, base)
+            _kernel(self.law, "displace_twice")(self._grouped(base, main), key, next_key, scalars)
+        self._eager(base, base, spec, main, *update, decay)
+        self._eager(base, base, spec, main, *probe, 1.0)
+
+    def small_noise(self, seed: int, specs: Sequence[TensorSpec], device: torch.device) -> dict[str, Tensor]:
+        """Unscaled noise of many small tensors by one hash call: float32 [numel] by name."""
+        if isinstance(self.law, Sparse | Coordinate):
+            return {s.name: self.law.sample((seed,), s, 0, s.numel, device)[0] for s in specs}
+        counts = [-(-s.numel // GROUP) for s in specs]
+        key = torch.cat([keys((seed,), s.name) for s in specs]).repeat_interleave(torch.tensor(counts), 0)
+        low = torch.cat([torch.arange(count, dtype=torch.int32) for count in counts])
+        noise = self.law.groups(key.to(device), low.to(device)).reshape(-1)
+        starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
+        return {s.name: noise[a * GROUP : a * GROUP + s.numel] for s, a in zip(specs, starts, strict=False)}
+
+    def _main(self, base: Tensor) -> int:
+        """How many leading elements the fused kernel takes."""
+        if not self.fused or base.numel() < FUSE_FROM or not _compiler_works(base.device.type):
+            return 0
+        return base.numel() // _PAIR * _PAIR
+
+    def _grouped(self, flat: Tensor, main: int) -> Tensor:
+        return flat[:main].view(main // GROUP, *self.law.group_shape)
+
+    def _key(self, seed: int, spec: TensorSpec, base: Tensor) -> Tensor:
+        tables = self._tables
+        table = tables.get((seed, base.device))
+        if table is None:
+            if len(tables) > 64:
+                tables.clear()
+            rows = torch.cat([keys((seed,), s.name) for s in self.layout.specs]).to(base.device)
+            # Each row its own tensor: a compiled kernel is specialised on its inputs' storage offsets.
+            table = {s.name: row.clone() for s, row in zip(self.layout.specs, rows, strict=True)}
+            tables[seed, base.device] = table
+        return table[spec.name]
+
+    def _eager(
+        self, out: Tensor, base: Tensor, spec: TensorSpec, start: int, seed: int, c: float, decay: float
+    ) -> None:
+        for low in range(start, base.numel(), _CHUNK):
+            high = min(low + _CHUNK, base.numel())
+            noise = self.law.sample((seed,), spec, low, high, base.device)[0].to(_wide(base))
+            part = base[low:high].to(noise.dtype)
+            out[low:high] = noise.mul_(c).add_(part if decay == 1.0 else part * decay)
+
+
+def _wide(base: Tensor) -> torch.dtype:
+    """The dtype sums are taken in: never half precision."""
+    return torch.float64 if base.dtype == torch.float64 else torch.float32
+
+
+def _scalars(base: Tensor, *numbers: float) -> Tensor:
+    return torch.tensor(numbers, dtype=_wide(base), device=base.device)
+
+
+@lru_cache(maxsize=None)
+def _kernel(law: Law, form: str) -> Callable[..., None]:
+    """The compiled kernel of one law and form; shapes are dynamic, numbers come as tensors: one compile each."""
+
+    def noise(key: Tensor, base: Tensor) -> Tensor:
+        # Widened first: a number held in a 0-d float64 tensor would be rounded to the noise's float32.
+        return law.run(key, base.shape[0]).to(_wide(base))
+
+    def displace(out: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
+        out.copy_(base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base))
+
+    def displace_in_place(out: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
+        base.copy_(base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base))
+
+    def update_and_displace(out: Tensor, base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor) -> None:
+        moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
+        base.copy_(moved)
+        out.copy_(moved + scalars[2] * noise(next_key, base))
+
+    def displace_twice(base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor) -> None:
+        moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
+        base.copy_(moved + scalars[2] * noise(next_key, base))
+
+    forms: dict[str, Any] = {
+        "displace": displace,
+        "displace_in_place": displace_in_place,
+        "update_and_displace": update_and_displace,
+        "displace_twice": displace_twice,
+    }
+    function = forms[form]
+    # The compiler counts its variants per code object; laws must not share one.
+    function.__code__ = function.__code__.replace(co_name=f"{form}_{law.tag}")
+    compiled = torch.compile(function, dynamic=True, fullgraph=True)
+
+    def call(*tensors: Tensor) -> None:
+        # Kernels run inside the user's forward too; its autocast state must not make another variant.
+        kind = tensors[0].device.type
+        if not torch.is_autocast_enabled(kind):
+            compiled(*tensors)
+            return
+        cached = torch.is_autocast_cache_enabled()
+        torch.set_autocast_enabled(kind, False)
+        torch.set_autocast_cache_enabled(True)
+        try:
+            compiled(*tensors)
+        finally:
+            torch.set_autocast_enabled(kind, True)
+            torch.set_autocast_cache_enabled(cached)
+
+    return call
+
+
+@lru_cache(maxsize=None)
+def _compiler_works(device_type: str) -> bool:
+    """Whether torch.compile has a working back end here; found out once, by compiling a trifle."""
+    try:
+        double = torch.compile(lambda x: x + x, fullgraph=True)
+        double(torch.ones(4, device=device_type))
+    except Exception as error:  # any failure of the tool chain means the same: go on without it
+        warnings.warn(
+            f"torch.compile does not work on {device_type} here ({type(error).__name__}); noise takes the slower "
+            "eager path. A C++ compiler (g++) is what is usually missing on a CPU.",
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""Sparse noise: another law's z, kept where a mask says so and 0 elsewhere.
+
+The mask is a pure function of (tensor name, element index) like the noise itself, so a slice of the sparse noise is
+the sparse noise of the slice, and nothing of the parameters' size is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from blackbox.errors import UserError
+from blackbox.layout import Layout, TensorSpec
+from blackbox.noise.base import Law, keys
+from blackbox.noise.hash import threefry
+from blackbox.seeds import derive_seed
+
+
+class Mask(Protocol):
+    """Which elements of a tensor are perturbed."""
+
+    def select(self, spec: TensorSpec, index: Tensor) -> Tensor:
+        """bool, of ``index``'s shape; ``index`` int64 holds flat element indices of the tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomMask:
+    """Every element is kept with probability ``density``, drawn once from ``seed``."""
+
+    density: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.density <= 1.0:
+            raise UserError(f"A mask's density lies in (0, 1], not {self.density}.")
+
+    def select(self, spec: TensorSpec, index: Tensor) -> Tensor:
+        """One hash an element, of its 64-bit index: 31 uniform bits below the density."""
+        key = keys((derive_seed(self.seed, "mask"),), spec.name, index.device)[0]
+        bits, _ = threefry(key[0], key[1], index.to(torch.int32), (index >> 32).to(torch.int32))
+        return ((bits & 0x7FFFFFFF).double() + 0.5) * 2.0**-31 < self.density
+
+
+@dataclass(frozen=True)
+class Sparse(Law):
+    """``over``'s noise where the mask keeps it.
+
+    Args:
+        over: the law underneath.
+        density: share of elements kept, for the built-in random mask.
+        seed: seed of the random mask.
+        mask: a mask of your own instead.
+    """
+
+    over: Law
+    density: float = 1.0
+    seed: int = 0
+    mask: Mask | None = None
+
+    tag: ClassVar[str] = "sparse/1"
+
+    def __post_init__(self) -> None:
+        if self.over.scale(1, Layout.of({"x": (4,)})) != 1.0:
+            raise UserError(
+                f"{type(self.over).__name__} is normalised over all tensors and cannot be masked; "
+                "use gaussian or rademacher under a sparse law."
+            )
+        if self.mask is None:
+            object.__setattr__(self, "mask", RandomMask(self.density, self.seed))
+
+    def groups(self, key: Tensor, low: Tensor, high: int = 0) -> Tensor:
+        """The law underneath, unmasked (a group does not know its tensor)."""
+        return self.over.groups(key, low, high)
+
+    def sample(
+        self, seeds: Sequence[int], spec: TensorSpec, start: int, stop: int, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """As in the base, times the mask."""
+        assert self.mask is not None
+        keep = self.mask.select(spec, torch.arange(start, stop, device=device))
+        return self.over.sample(seeds, spec, start, stop, device) * keep
+
+    def rows(self, seed: int, spec: TensorSpec, rows: Tensor) -> Tensor:
+        """As in the base, times the mask."""
+        assert self.mask is not None
+        width = spec.shape[-1]
+        index = rows[:, None] * width + torch.arange(width, device=rows.device)
+        return self.over.rows(seed, spec, rows) * self.mask.select(spec, index)

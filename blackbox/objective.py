@@ -1,0 +1,43 @@
+"""What a value oracle can evaluate: a function of vectors, or a module at the weights it holds.
+
+Problems implement one of the two; executions know how to displace each.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from blackbox.feedback import Cost
+from blackbox.probe import Context
+
+
+@runtime_checkable
+class VectorObjective(Protocol):
+    """A function of many candidates at once."""
+
+    def __call__(self, candidates: Tensor, context: Context) -> Tensor:
+        """Candidates [n, d] -> values [n], or [n, batch] per example. Lower is better."""
+        ...
+
+
+@runtime_checkable
+class ModuleObjective(Protocol):
+    """A module, and its per-example values at whatever weights it holds now."""
+
+    module: nn.Module
+
+    def values(self, context: Context) -> Tensor:
+        """[batch], on the module's device, without waiting for it. Lower is better. The module is in eval mode."""
+        ...
+
+
+Objective = VectorObjective | ModuleObjective
+
+
+def cost_of(objective: Objective, context: Context) -> Cost:
+    """What one query in this context costs besides itself: the objective's ``cost(context)`` if it has one."""
+    counter = getattr(objective, "cost", None)
+    cost: Cost = counter(context) if callable(counter) else {}
+    return cost

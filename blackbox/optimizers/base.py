@@ -1,0 +1,58 @@
+"""The optimizer protocol: apply an estimate to the parameters."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from blackbox.errors import UserError
+from blackbox.estimators.base import Estimate, Round
+from blackbox.optimizers.schedules import Schedule
+from blackbox.parameters import Parameters
+
+NO_DECAY = (r"(^|\.)bias$", r"norm", r"(^|\.)ln_", r"layer_?norm")
+"""Names that weight decay leaves alone by default (matched without case)."""
+
+
+class Optimizer(ABC):
+    """Base of the optimizers.
+
+    Args:
+        lr: base learning rate; positive.
+        schedule: its course; linear decay by default.
+        weight_decay: decoupled decay rate, theta <- (1 - lr * weight_decay) theta.
+        no_decay: regular expressions of names that are not decayed.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.0,
+        no_decay: Sequence[str] = NO_DECAY,
+    ) -> None:
+        if not lr > 0:
+            raise UserError(f"lr must be positive, not {lr}.")
+        if weight_decay < 0:
+            raise UserError(f"weight_decay must not be negative, got {weight_decay}.")
+        self.lr = lr
+        self.schedule = schedule if schedule is not None else Schedule()
+        self.weight_decay = weight_decay
+        self.no_decay = tuple(no_decay)
+
+    @abstractmethod
+    def step(self, estimate: Estimate, round: Round, parameters: Parameters) -> dict[str, float]:
+        """Move the parameters to their next version; facts for the log."""
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay touches this tensor."""
+        return self.weight_decay > 0 and not any(re.search(p, name, re.IGNORECASE) for p in self.no_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values and tensors that must survive a restart."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""

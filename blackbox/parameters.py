@@ -1,0 +1,297 @@
+"""The one owner of the tensors that are tuned: named, on a device, versioned, with anchors.
+
+Everything that moves them goes through ``apply``. A step's update may wait as ``pending`` until an execution merges it
+into a pass of its own; every public read flushes it first, so nobody sees half a step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blackbox.direction import CoordinateTerms, DenseTerm, Direction, SeedTerms
+from blackbox.errors import StaleAnswerError, UserError
+from blackbox.layout import Layout, TensorSpec
+from blackbox.noise.base import Law
+from blackbox.noise.displace import Displacer, Term
+from blackbox.noise.rounding import add_stochastically
+from blackbox.seeds import derive_seed
+
+_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|module)(?=\.)")
+
+
+@dataclass(frozen=True)
+class Update:
+    """theta <- decay * theta + direction. ``decay`` by tensor name; 1 where absent. ``seed`` rounds half precision."""
+
+    direction: Direction
+    decay: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def single(self) -> tuple[Law, Term] | None:
+        """(law, (seed, weight)) if the direction is one seed and no more: what a pass can merge."""
+        terms = self.direction.terms
+        if len(terms) == 1 and isinstance(terms[0], SeedTerms) and len(terms[0].seeds) == 1:
+            return terms[0].law, (int(terms[0].seeds[0]), float(terms[0].weights[0]))
+        return None
+
+
+class Parameters:
+    """Named tensors that a strategy moves.
+
+    Args:
+        tensors: name -> floating-point tensor; they are used, not copied. float32, float64 or bfloat16.
+        module: the module they live in, if they do; an execution hooks its submodules.
+        fused: let large tensors use compiled noise kernels.
+
+    Raises:
+        UserError: no tensors, or an unsupported dtype.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], module: nn.Module | None = None, fused: bool = True
+    ) -> None:
+        if not tensors:
+            raise UserError("There is nothing to tune: no tensor was given, or no name matched.")
+        for name, tensor in tensors.items():
+            if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+                raise UserError(
+                    f"Tensor '{name}' is {tensor.dtype}; tuned tensors are float32, float64 or bfloat16."
+                )
+        self.module = module
+        self.fused = fused
+        self.layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        self.version = 0
+        self.pending: Update | None = None
+        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self._anchors: dict[str, tuple[dict[str, Tensor], int]] = {}
+        self._displacers: dict[Law, Displacer] = {}
+        self._flats = {name: _flat_alias(tensor) for name, tensor in self._tensors.items()}
+
+    @classmethod
+    def from_vector(cls, x: Tensor | np.ndarray | Sequence[float]) -> Parameters:
+        """One tensor named "x"; a copy, float64 unless a floating tensor or array says otherwise."""
+        tensor = x.detach().clone() if isinstance(x, Tensor) else torch.tensor(np.asarray(x))
+        if not tensor.is_floating_point():
+            tensor = tensor.double()
+        return cls({"x": tensor})
+
+    @classmethod
+    def from_module(cls, module: nn.Module, trained: str | Sequence[str] = "all", fused: bool = True) -> Parameters:
+        """The parameters of a module.
+
+        Args:
+            module: used in place. Parameters with requires_grad False are frozen, whatever ``trained`` says.
+            trained: "all", or regular expressions; a parameter is tuned if one of them is found in its name.
+            fused: as for the class.
+
+        Tied weights appear once, under the first of their names.
+        """
+        full = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        named = {canonical(name): p for name, p in full.items()}
+        if len(named) < len(full):  # stripped, two names would be one: they are no wrappers' prefixes
+            named = full
+        if trained != "all":
+            patterns = [trained] if isinstance(trained, str) else list(trained)
+            named = {n: p for n, p in named.items() if any(re.search(pattern, n) for pattern in patterns)}
+            if not named:
+                some = ", ".join([canonical(n) for n, _ in module.named_parameters()][:5])
+                raise UserError(f"No trainable parameter matches {patterns}; the names begin with: {some}.")
+        return cls(named, module, fused)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors at the present point."""
+        self.flush()
+        return dict(self._tensors)
+
+    @property
+    def raw(self) -> Mapping[str, Tensor]:
+        """The tensors without flushing; for executions, which merge ``pending`` themselves."""
+        return self._tensors
+
+    def flat_of(self, name: str) -> Tensor:
+        """One tensor's elements as a vector: the same memory if it is contiguous, else a copy."""
+        alias = self._flats[name]
+        return alias if alias is not None else self._tensors[name].reshape(-1)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first tensor."""
+        return next(iter(self._tensors.values())).device
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self.layout.dimension
+
+    def displacer(self, law: Law) -> Displacer:
+        """The (cached) displacer of one law over this layout."""
+        if law not in self._displacers:
+            self._displacers[law] = Displacer(law, self.layout, self.fused)
+        return self._displacers[law]
+
+    def flat(self) -> Tensor:
+        """All elements as one vector [d], a copy."""
+        return torch.cat([t.reshape(-1) for t in self.tensors.values()]).clone()
+
+    def apply(self, update: Update | Direction, defer: bool = False) -> None:
+        """Move to the next version.
+
+        Args:
+            update: what to add; a bare Direction is an update without decay.
+            defer: leave a mergeable update pending for the next execution (any other read flushes it).
+        """
+        update = Update(update, seed=self.version) if isinstance(update, Direction) else update
+        self.version += 1
+        merged = _merge(self.pending, update) if defer else None
+        if merged is None:
+            self.flush()
+            merged = update
+        if defer and merged.single is not None:
+            self.pending = merged
+        else:
+            self._move(merged)
+
+    def leave_displaced(self, law: Law, seed: int, coefficient: float) -> None:
+        """Say that the tensors stand at theta + c z(s): the way back is pending, so that a step can merge with it."""
+        back = SeedTerms(law, np.array([seed]), np.array([-coefficient]))
+        self.pending = Update(Direction((back,)))
+
+    def flush(self) -> None:
+        """Carry out the pending update, if there is one."""
+        if self.pending is not None:
+            update, self.pending = self.pending, None
+            self._move(update)
+
+    def take_pending(self) -> Update | None:
+        """Hand the pending update to an execution, which must carry it out."""
+        update, self.pending = self.pending, None
+        return update
+
+    @torch.no_grad()
+    def _move(self, update: Update) -> None:
+        for spec in self.layout.specs:
+            self.move(spec, update)
+
+    @torch.no_grad()
+    def move(self, spec: TensorSpec, update: Update) -> None:
+        """Carry out an update on one tensor, for executions that have taken it."""
+        flat = self.flat_of(spec.name)
+        move_tensor(flat, spec, update, self)
+        if self._flats[spec.name] is None:
+            self._tensors[spec.name].copy_(flat.view(spec.shape))
+
+    @torch.no_grad()
+    def assign(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite values (dense candidates, checkpoints). Copies; raises UserError on a wrong name or shape."""
+        for name, value in tensors.items():
+            if name not in self._tensors or self._tensors[name].shape != value.shape:
+                have = tuple(self._tensors[name].shape) if name in self._tensors else "no such tensor"
+                raise UserError(f"Cannot assign '{name}' of shape {tuple(value.shape)}: {have} here.")
+        self.flush()  # tensors that are not overwritten must not lose their update
+        for name, value in tensors.items():
+            self._tensors[name].copy_(value)
+
+    def take_anchor(self, name: str) -> None:
+        """Remember the present point (a snapshot) under ``name``."""
+        self._anchors[name] = ({n: t.clone() for n, t in self.tensors.items()}, self.version)
+
+    def drop_anchor(self, name: str) -> None:
+        """Forget an anchor."""
+        self._anchors.pop(name, None)
+
+    def anchor(self, name: str) -> dict[str, Tensor]:
+        """The tensors of an anchor."""
+        if name not in self._anchors:
+            raise UserError(f"There is no anchor '{name}'; there are: {sorted(self._anchors) or 'none'}.")
+        return self._anchors[name][0]
+
+    @property
+    def anchors(self) -> dict[str, tuple[dict[str, Tensor], int]]:
+        """Anchors by name: (tensors, version); what a checkpoint stores."""
+        return self._anchors
+
+    @contextmanager
+    def at_anchor(self, name: str) -> Iterator[None]:
+        """Let the tensors hold an anchor's values for a while; the present point comes back bit for bit."""
+        here = {n: t.clone() for n, t in self.tensors.items()}
+        with torch.no_grad():
+            for n, value in self.anchor(name).items():
+                self._tensors[n].copy_(value)
+            try:
+                yield
+            finally:
+                for n, value in here.items():
+                    self._tensors[n].copy_(value)
+
+    def check_version(self, version: int, what: str) -> None:
+        """Raise StaleAnswerError unless ``version`` is the present one."""
+        if version != self.version:
+            raise StaleAnswerError(f"{what} belongs to version {version}; the parameters are at {self.version}.")
+
+
+def _flat_alias(tensor: Tensor) -> Tensor | None:
+    """The same memory as a vector that is no view: a compiled kernel is specialised on a view's base."""
+    if not tensor.is_contiguous():
+        return None
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), (tensor.numel(),), (1,))
+
+
+def _merge(first: Update | None, second: Update) -> Update | None:
+    """Two updates along one seed as one; None where they can't be: decay * (theta + a z) + b z."""
+    if first is None or first.decay or first.single is None or second.single is None:
+        return None
+    (law, (seed, a)), (other_law, (other_seed, b)) = first.single, second.single
+    factors = set(second.decay.values()) or {1.0}
+    if law != other_law or seed != other_seed or factors != {1.0}:
+        return None
+    return Update(Direction((SeedTerms(law, np.array([seed]), np.array([a + b])),)), second.decay, second.seed)
+
+
+def move_tensor(flat: Tensor, spec: TensorSpec, update: Update, parameters: Parameters) -> None:
+    """Apply one update to one flat tensor in place: decay first, then the terms in order."""
+    decay = update.decay.get(spec.name, 1.0)
+    if flat.dtype == torch.bfloat16:
+        add_stochastically(
+            flat, lambda part: _add(part, spec, update, parameters, decay), derive_seed(update.seed, "round"), spec
+        )
+    else:
+        _add(flat, spec, update, parameters, decay)
+
+
+def _add(flat: Tensor, spec: TensorSpec, update: Update, parameters: Parameters, decay: float) -> None:
+    for term in update.direction.terms:
+        match term:
+            case SeedTerms():
+                displacer = parameters.displacer(term.law)
+                pairs = zip(term.seeds.tolist(), term.weights.tolist(), strict=True)
+                displacer.displace(flat, flat, spec, displacer.terms([p for p in pairs if p[1] != 0.0]), decay)
+            case CoordinateTerms() if term.tensor == spec.name:
+                index = torch.from_numpy(term.indices).to(flat.device)
+                _decay(flat, decay).index_add_(0, index, torch.from_numpy(term.weights).to(flat))
+            case DenseTerm() if term.tensor == spec.name:
+                _decay(flat, decay).add_(term.values.reshape(-1).to(flat), alpha=term.scale)
+            case _:
+                continue
+        decay = 1.0
+    _decay(flat, decay)
+
+
+def _decay(flat: Tensor, decay: float) -> Tensor:
+    return flat if decay == 1.0 else flat.mul_(decay)
+
+
+def canonical(name: str) -> str:
+    """A parameter's name without the prefixes that wrappers add (torch.compile, DDP, FSDP)."""
+    while (shorter := _WRAPPERS.sub(r"\1", name).lstrip(".").replace("..", ".")) != name:
+        name = shorter
+    return name

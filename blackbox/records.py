@@ -1,0 +1,45 @@
+"""Feedback as journal records and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blackbox.feedback import Failed, Feedback, Preferences, Ranking, Values
+from blackbox.journal import Journal
+
+
+def to_record(feedback: Feedback, journal: Journal, omit_ids: bool = False) -> dict[str, Any]:
+    """A JSON record; ``omit_ids`` where the answer is to all queries of the phase, in order."""
+    record: dict[str, Any] = {} if omit_ids else {"ids": feedback.ids}
+    if feedback.cost:
+        record["cost"] = feedback.cost
+    match feedback:
+        case Values():
+            return {"kind": "values", "values": journal.pack(feedback.values), **record}
+        case Failed():
+            return {"kind": "failed", "reason": feedback.reason, **record}
+        case Ranking():
+            record = {k: v for k, v in record.items() if k != "ids"}
+            shape = {"groups": feedback.groups, "skipped": feedback.skipped}
+            return {"kind": "ranking", **shape, "rater": feedback.rater, "weight": feedback.weight, **record}
+        case Preferences():
+            record = {k: v for k, v in record.items() if k != "ids"}
+            body = {"pairs": feedback.pairs, "rater": feedback.rater, "weight": feedback.weight}
+            return {"kind": "preferences", **body, **record}
+
+
+def from_record(record: dict[str, Any], journal: Journal, ids: tuple[str, ...]) -> Feedback:
+    """The feedback of a record; ``ids`` are the phase's, for records that leave theirs out."""
+    ids = tuple(record.get("ids", ids))
+    cost = record.get("cost", {})
+    match record["kind"]:
+        case "values":
+            return Values(ids, journal.unpack(record["values"]), cost)
+        case "failed":
+            return Failed(ids, record["reason"], cost)
+        case "ranking":
+            groups = tuple(tuple(group) for group in record["groups"])
+            return Ranking(groups, tuple(record["skipped"]), record["rater"], record["weight"], cost)
+        case _:
+            pairs = tuple((better, worse) for better, worse in record["pairs"])
+            return Preferences(pairs, record["rater"], record["weight"], cost)

@@ -1,0 +1,242 @@
+"""run: drive a session with an oracle until a budget is spent."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from blackbox.budget import Budget
+from blackbox.errors import UserError
+from blackbox.feedback import Cost, Feedback
+from blackbox.hooks import Hook
+from blackbox.parameters import Parameters
+from blackbox.probe import Query
+from blackbox.result import Result, Status
+from blackbox.session import Session
+
+Metrics = Callable[[], dict[str, float]]
+
+
+class Oracle(Protocol):
+    """What ``run`` needs of an oracle; see ``oracles.base``."""
+
+    answers: frozenset[type[Feedback]]
+
+    def submit(self, queries: Sequence[Query], parameters: Parameters) -> None:
+        """Take queries to answer; idempotent by query id."""
+        ...
+
+    def poll(self, timeout: float = 0) -> Sequence[Feedback]:
+        """Answers that have come; empty means not yet."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many failures a run bears: at most ``share`` of the answers, once ``least`` have failed."""
+
+    share: float = 0.2
+    least: int = 10
+
+
+def run(
+    session: Session,
+    oracle: Oracle,
+    budget: Budget,
+    hooks: Sequence[Hook] = (),
+    on_pending: Literal["poll", "return"] = "poll",
+    metrics: Metrics | None = None,
+    evaluate_every: int = 0,
+    checkpoint_every: int = 0,
+    tolerance: Tolerance | None = None,
+) -> Result:
+    """Ask, evaluate, tell and step until the budget ends.
+
+    Args:
+        session: where the run stands; a resumed one goes on from there.
+        oracle: gives the answers.
+        budget: the limits; counted in answers by their cost, so a resumed run does not start anew.
+        hooks: told of steps, evaluations and the end.
+        on_pending: "poll" waits for answers, "return" gives status PENDING when none has come.
+        metrics: held-out metrics of the present point, taken at the start, every ``evaluate_every`` steps and at
+            the end; its time counts towards budget.minutes, its queries towards nothing.
+        checkpoint_every: steps between checkpoints; 0 is none (the journal alone resumes a run, by replay).
+        tolerance: how many failed answers are borne.
+
+    Raises:
+        UserError: the oracle's answers and the strategy's do not fit.
+    """
+    check_fit(session, oracle)
+    return _Run(session, oracle, budget, hooks, metrics, tolerance or Tolerance()).until_done(
+        on_pending, evaluate_every, checkpoint_every
+    )
+
+
+def check_fit(session: Session, oracle: Oracle) -> None:
+    """Refuse an oracle whose answers the strategy cannot use."""
+    if not oracle.answers & session.strategy.accepts:
+        needs = " or ".join(sorted(t.__name__ for t in session.strategy.accepts))
+        gives = " or ".join(sorted(t.__name__ for t in oracle.answers))
+        who = type(getattr(session.strategy, "estimator", session.strategy)).__name__
+        raise UserError(f"{who} needs {needs}, but {type(oracle).__name__} answers {gives}.")
+
+
+class _Run:
+    def __init__(
+        self,
+        session: Session,
+        oracle: Oracle,
+        budget: Budget,
+        hooks: Sequence[Hook],
+        metrics: Metrics | None,
+        tolerance: Tolerance,
+    ) -> None:
+        self.session, self.oracle, self.budget = session, oracle, budget
+        self.hooks, self.metrics, self.tolerance = hooks, metrics, tolerance
+        self.plateau = _Plateau(budget.plateau)
+        self._began = time.monotonic() - session.seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def until_done(self, on_pending: str, evaluate_every: int, checkpoint_every: int) -> Result:
+        for hook in self.hooks:
+            hook.on_start(self.session.steps, self.session.spent)
+        try:
+            status = self._loop(on_pending, evaluate_every, checkpoint_every)
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        # An interruption must leave the bits as a kill would: the journal has all, nothing is flushed early.
+        if status.finished:
+            self._evaluate()
+            self.session.flush()
+            if checkpoint_every:
+                self.session.save(self.seconds)
+        result = self._result(status)
+        for hook in self.hooks:
+            hook.on_end(result.message)
+        return result
+
+    def _loop(self, on_pending: str, evaluate_every: int, checkpoint_every: int) -> Status:
+        session = self.session
+        self._evaluate(only_at_start=True)
+        while True:
+            facts = session.advance()
+            if facts is not None:
+                stop = self._after_step(facts)
+            self._do_what_is_due(evaluate_every, checkpoint_every)
+            if facts is not None and stop is not None:
+                return stop
+            progress = self.budget.progress(session.spent, self.seconds / 60, session.steps)
+            queries = session.preview(progress)
+            if queries:
+                cost = self._cost(queries)
+                stop = self.budget.exceeded_by(session.spent, cost, self.seconds / 60, session.steps)
+                if stop is not None:
+                    return stop
+                self.oracle.submit(session.ask(progress), session.parameters)
+            answers = self.oracle.poll(0)
+            while not answers and queries:
+                if on_pending == "return":
+                    return Status.PENDING
+                answers = self.oracle.poll(1.0)
+            for feedback in answers:
+                session.tell(feedback)
+            stop = self._judge()
+            if stop is not None:
+                return stop
+
+    def _cost(self, queries: Sequence[Query]) -> Cost:
+        estimate = getattr(self.oracle, "cost", None)
+        cost: Cost = {"queries": len(queries)}
+        return cost | (estimate(queries) if callable(estimate) else {})
+
+    def _do_what_is_due(self, evaluate_every: int, checkpoint_every: int) -> None:
+        # Asked at the top of the loop rather than after a step, so that a run killed in between does it on resuming.
+        session = self.session
+        if session.steps == 0 or not session.between_rounds:
+            return
+        if evaluate_every and session.steps % evaluate_every == 0:
+            self._evaluate()
+        if checkpoint_every and session.steps % checkpoint_every == 0 and session.saved_at != session.steps:
+            session.save(self.seconds)
+
+    def _after_step(self, facts: dict[str, float]) -> Status | None:
+        session = self.session
+        record: dict[str, Any] = {
+            "step": session.steps,
+            "queries": session.spent.get("queries", 0),
+            "seconds": round(self.seconds, 3),
+            "progress": self.budget.progress(session.spent, self.seconds / 60, session.steps),
+            **facts,
+        }
+        stopped = [hook.on_step(record) for hook in self.hooks]
+        if any(stopped):
+            return Status.STOPPED
+        if self.plateau.reached(facts.get("value", math.nan)):
+            return Status.PLATEAU
+        return None
+
+    def _judge(self) -> Status | None:
+        session, target = self.session, self.budget.target
+        if target is not None and session.best is not None and session.best.value <= target:
+            return Status.TARGET
+        failed = session.spent.get("failed", 0)
+        if failed >= self.tolerance.least and failed > self.tolerance.share * session.spent.get("queries", 0):
+            return Status.FAILURES
+        return None
+
+    def _evaluate(self, only_at_start: bool = False) -> None:
+        session = self.session
+        if self.metrics is None or session.steps in session.evaluated or (only_at_start and session.steps > 0):
+            return
+        session.flush()
+        metrics = self.metrics()
+        record = {
+            "step": session.steps,
+            "queries": session.spent.get("queries", 0),
+            "seconds": round(self.seconds, 3),
+            **metrics,
+        }
+        for hook in self.hooks:
+            hook.on_evaluate(record)
+        session.note_evaluation(metrics, self.seconds)
+
+    def _result(self, status: Status) -> Result:
+        session = self.session
+        metrics = session.evaluated[max(session.evaluated)] if session.evaluated else {}
+        return Result(
+            status=status,
+            parameters=session.parameters,
+            best=session.best,
+            cost={**session.spent, "wall_seconds": self.seconds},
+            steps=session.steps,
+            metrics=metrics,
+            journal=session.journal.path if session.journal is not None else None,
+            reasons=tuple(session.reasons) if status is Status.FAILURES else (),
+        )
+
+
+class _Plateau:
+    """No new lowest smoothed value for ``patience`` steps."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self._mean: float | None = None
+        self._lowest = math.inf
+        self._since = 0
+
+    def reached(self, value: float) -> bool:
+        if self.patience is None or math.isnan(value):
+            return False
+        weight = 2.0 / (self.patience + 1)
+        self._mean = value if self._mean is None else (1 - weight) * self._mean + weight * value
+        if self._mean < self._lowest:
+            self._lowest, self._since = self._mean, 0
+        else:
+            self._since += 1
+        return self._since >= self.patience

@@ -1,0 +1,35 @@
+"""The strategy protocol: what to ask in a round, and how the answers move the parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from blackbox.estimators.base import Plan, Round
+from blackbox.feedback import Answers, Feedback
+from blackbox.parameters import Parameters
+
+
+class Strategy(ABC):
+    """Base of the strategies.
+
+    Attributes:
+        accepts: feedback types it can work with.
+    """
+
+    accepts: frozenset[type[Feedback]]
+
+    @abstractmethod
+    def plan(self, round: Round, phase: int, answers: Answers) -> Plan:
+        """Queries of phase 0, 1, ... given the round's answers so far; an empty plan ends the round."""
+
+    @abstractmethod
+    def step(self, round: Round, answers: Answers, parameters: Parameters) -> dict[str, float]:
+        """End the round: move the parameters (their version grows by one) and return facts for the log."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values and tensors that must survive a restart; taken between rounds only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""

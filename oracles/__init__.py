@@ -1,0 +1,25 @@
+"""Oracles: they judge candidates by numbers, by an order, or by asking people."""
+
+from oracles.base import BaseOracle, HumanOracle, LocalOracle, Oracle, RankingOracle, ValueOracle
+from oracles.cached import Cached
+from oracles.function import FunctionOracle
+from oracles.objective import ObjectiveOracle
+from oracles.timed_out import TimedOut
+from oracles.wrappers import Counted, Noisy, Retried, Wrapper
+
+__all__ = [
+    "BaseOracle",
+    "Cached",
+    "Counted",
+    "FunctionOracle",
+    "HumanOracle",
+    "LocalOracle",
+    "Noisy",
+    "ObjectiveOracle",
+    "Oracle",
+    "RankingOracle",
+    "Retried",
+    "TimedOut",
+    "ValueOracle",
+    "Wrapper",
+]

@@ -1,0 +1,85 @@
+"""Values of a problem's objective, evaluated by an execution."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox.execution import Execution, choose
+from blackbox.execution.base import Outcome as DeviceOutcome
+from blackbox.feedback import Cost, Failed, Feedback, Values, add_cost
+from blackbox.objective import Objective, cost_of
+from blackbox.parameters import Parameters
+from blackbox.probe import Query
+from oracles.base import LocalOracle
+from oracles.door import FloatArray, Outcome, settle
+
+
+class ObjectiveOracle(LocalOracle):
+    """Asks a problem. Nothing waits for the device until all queries of a round are on their way.
+
+    Args:
+        problem: a function of vectors, or a module and its values. If it has ``maximize = True``, the sign is
+            turned here, and only here.
+        execution: how queries are evaluated; write-free for a module and batched for vectors if left out.
+    """
+
+    answers = frozenset({Values, Failed})
+
+    def __init__(self, problem: Objective, execution: Execution | None = None) -> None:
+        self.problem = problem
+        self.execution = execution if execution is not None else choose(problem)
+
+    def answer(self, queries: Sequence[Query], parameters: Parameters) -> Sequence[Feedback]:
+        """One Values for all that succeeded, one Failed for each that didn't."""
+        began = time.perf_counter()
+        found = self.execution.evaluate(self.problem, queries, parameters)
+        outcomes = fetch(found, negate=bool(getattr(self.problem, "maximize", False)))
+        extra = {"seconds": time.perf_counter() - began}
+        return settle(queries, outcomes, self.cost, extra, self.per_example)
+
+    def cost(self, queries: Sequence[Query]) -> Cost:
+        """Queries, and what the problem counts: examples, tokens, episodes."""
+        total: Cost = {"queries": len(queries)}
+        for context, same in groupby(queries, lambda query: query.context):
+            times = len(list(same))
+            add_cost(total, {coin: times * one for coin, one in cost_of(self.problem, context).items()})
+        return total
+
+    def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
+        """The execution's passes over the tensors, nothing asked."""
+        self.execution.replay(queries, parameters)
+
+    def settings(self) -> dict[str, Any]:
+        """The execution's."""
+        return self.execution.settings()
+
+
+def fetch(outcomes: Sequence[DeviceOutcome], negate: bool = False) -> Sequence[Outcome] | FloatArray:
+    """Outcomes on the host, in float64, by one transfer; an array [n] or [n, batch] if all have one shape."""
+    tensors = [one for one in outcomes if isinstance(one, Tensor)]
+    sign = -1.0 if negate else 1.0
+    if len(tensors) == len(outcomes) and len({one.shape for one in tensors}) == 1:
+        return sign * _to_host(torch.stack(tensors))
+    flat = sign * _to_host(torch.cat([one.reshape(-1) for one in tensors])) if tensors else np.empty(0)
+    ends = np.cumsum([one.numel() for one in tensors])
+    rows = iter(np.split(flat, ends[:-1]) if tensors else [])
+    return [next(rows).reshape(one.shape) if isinstance(one, Tensor) else _as_error(one) for one in outcomes]
+
+
+def _to_host(values: Tensor) -> FloatArray:
+    # The transfer comes first: not every device has float64.
+    host: FloatArray = values.detach().cpu().double().numpy()
+    return host
+
+
+def _as_error(outcome: Any) -> Exception:
+    if isinstance(outcome, Exception):
+        return outcome
+    return TypeError(f"the objective gave a {type(outcome).__name__}, not a tensor")

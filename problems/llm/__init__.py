@@ -1,0 +1,1 @@
+"""Language models as problems: prompts, data, models, and classification by forward passes."""

@@ -1,0 +1,111 @@
+"""Scores of the answer options, with the output layer applied only where an answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class OptionScorer(nn.Module):
+    """`[batch, options]` float32 scores of the answers to a batch of prompts.
+
+    A one-token answer scores its logit after the prompt. A longer one scores the mean
+    log-likelihood of its tokens (MeZO, arXiv:2305.17333, appendix D), one sequence per option.
+    The route is chosen once, the cheapest that agrees with the model's own forward pass:
+
+    - `rows`: the hidden state at the answer times the options' rows of the output layer. They are
+      read through `self.rows`, an embedding whose weight *is* that layer's, because an execution
+      that displaces weights while their module runs does not reach weights that are merely read.
+    - `head`: the output layer on the hidden states at the answer (a bias, a wrapped layer).
+    - `full`: the model's own logits everywhere (a model that alters them after the output layer).
+
+    Scores are computed in float32 outside autocast: the difference of two losses is the signal of
+    a forward-only method, and bfloat16 logits would round it away.
+    """
+
+    option_ids: Tensor
+    option_weights: Tensor
+
+    def __init__(self, model: nn.Module, options: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.model = model
+        self.span = max(map(len, options))
+        self.rows: nn.Embedding | None = None
+        device = next(model.parameters()).device
+        ids = torch.zeros(len(options), self.span, dtype=torch.int64)
+        weights = torch.zeros(len(options), self.span)
+        for index, tokens in enumerate(options):
+            ids[index, : len(tokens)] = torch.tensor(tokens)
+            weights[index, : len(tokens)] = 1 / len(tokens)
+        self.register_buffer("option_ids", ids.to(device), persistent=False)
+        self.register_buffer("option_weights", weights.to(device), persistent=False)
+        self.route = "full"
+        self.route = self._choose_route(torch.tensor([list(options[0]) * 3], device=device))
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per prompt: one if every answer is one token, else one per option."""
+        return 1 if self.span == 1 else len(self.option_ids)
+
+    @property
+    def causal(self) -> Any:
+        """The language model itself, without an adapter's wrapper."""
+        wrapped: Any = self.model
+        return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+
+    def forward(self, tokens: Tensor, last: Tensor) -> Tensor:
+        """Scores.
+
+        Args:
+            tokens: int64 `[batch * sequences, length]`, padded on the right. A causal model never
+                looks right, so there is no attention mask.
+            last: int64 `[batch * sequences]`, position of the prompt's last token.
+        """
+        steps = torch.arange(self.span, device=last.device)
+        rows = torch.arange(len(last), device=last.device)[:, None]
+        at = (rows, (last[:, None] + steps).clamp(max=tokens.shape[1] - 1))
+        if self.route == "full":
+            logits: Tensor = self.causal(input_ids=tokens, use_cache=False).logits[at].float()
+        else:
+            hidden: Tensor = self.causal.base_model(input_ids=tokens, use_cache=False)[0][at]
+            with torch.autocast(hidden.device.type, enabled=False):
+                if self.rows is not None:
+                    # A product and a sum: exact in float32, and a matmul gains nothing this small.
+                    answers = self.rows(self.option_ids[:, 0]).float()  # [options, width]
+                    products: Tensor = hidden.float() * answers
+                    return products.sum(-1)
+                head = self.causal.get_output_embeddings()
+                logits = head(hidden.to(head.weight.dtype)).float()
+        if self.span == 1:
+            return logits[:, 0, self.option_ids[:, 0]]
+        targets = self.option_ids.repeat(len(last) // len(self.option_ids), 1)
+        likelihoods: Tensor = logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+        weights = self.option_weights.repeat(len(last) // len(self.option_ids), 1)
+        return (likelihoods * weights).sum(-1).view(-1, len(self.option_ids))
+
+    @torch.no_grad()
+    def _choose_route(self, tokens: Tensor) -> str:
+        """The first route whose scores agree with the model's own logits on one sequence."""
+        head = self.causal.get_output_embeddings()
+        last = torch.full((self.sequences,), tokens.shape[1] - self.span, device=tokens.device)
+        tokens = tokens.expand(self.sequences, -1)
+        self.route = "full"
+        expected = self(tokens, last)
+        routes = ["head"] if head is not None and self.causal.base_model is not self.causal else []
+        if routes and self.span == 1 and type(head) is nn.Linear and head.bias is None:
+            routes.insert(0, "rows")
+        for route in routes:
+            self.route = route
+            if route == "rows":
+                self.rows = nn.Embedding(head.out_features, head.in_features, device="meta")
+                # Assigned: the constructor would wrap the tensor in a Parameter of its own.
+                self.rows.weight = head.weight
+            scores = self(tokens, last)
+            tolerance = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
+            if (scores - expected).abs().max() <= tolerance * expected.abs().max():
+                return route
+            self.rows = None
+        return "full"

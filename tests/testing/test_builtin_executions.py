@@ -1,0 +1,34 @@
+"""Every built-in execution passes the conformance suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from blackbox.execution import Batched, Execution, InPlace, WriteFree
+from blackbox.testing.executions import ExecutionSuite
+
+
+class TestWriteFree(ExecutionSuite):
+    @pytest.fixture
+    def execution(self) -> Execution:
+        return WriteFree()
+
+
+class TestInPlace(ExecutionSuite):
+    drift = 1e-15  # a few roundings of float64 at 1
+
+    @pytest.fixture
+    def execution(self) -> Execution:
+        return InPlace()
+
+
+class TestBatched(ExecutionSuite):
+    @pytest.fixture
+    def execution(self) -> Execution:
+        return Batched()
+
+
+class TestBatchedInChunks(ExecutionSuite):
+    @pytest.fixture
+    def execution(self) -> Execution:
+        return Batched(chunk=2)
