@@ -129,8 +129,10 @@ def time_case(problem: FixedBatch, rounds: int, gaussian: bool, with_textbook: b
         ratios = {}
     for name in blocks:
         ratios[name] = median([s / f for s, f in zip(seconds[name], seconds["floor"], strict=True)])
-    print(f"    floor {median(seconds['floor']) / STEPS_A_BLOCK:.3f} s  " + "  ".join(
-        f"{name} x{ratio:.3f}" for name, ratio in ratios.items() if name != "floor"))
+    print(
+        f"    floor {median(seconds['floor']) / STEPS_A_BLOCK:.3f} s  "
+        + "  ".join(f"{name} x{ratio:.3f}" for name, ratio in ratios.items() if name != "floor")
+    )
     return ratios
 
 

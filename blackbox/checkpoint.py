@@ -25,6 +25,11 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(draft, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, must be there after a crash
+    finally:
+        os.close(folder)
 
 
 def load(path: Path) -> dict[str, Any]:

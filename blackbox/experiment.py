@@ -25,7 +25,7 @@ from blackbox.budget import Budget
 from blackbox.config.loader import Config, build_strategy
 from blackbox.config.source import parse, read
 from blackbox.errors import UserError
-from blackbox.hooks import Hook, MetricsFile
+from blackbox.hooks import Hook, MetricsFile, write_whole
 from blackbox.journal import Journal
 from blackbox.objective import ModuleObjective
 from blackbox.parameters import Parameters
@@ -66,17 +66,18 @@ class Experiment:
             strategy = build_strategy(config)
             budget: Budget = config.budget.build()
             journal = stack.enter_context(closing(Journal(self.folder)))
-            (self.folder / CONFIG).write_text(config.dump(), encoding="utf-8")
+            write_whole(self.folder / CONFIG, config.dump().encode())
             self._baselines()
             problem = config.problem and config.problem.build()
             oracle = _oracle(config, problem)
             stack.callback(getattr(oracle, "close", lambda: None))
+            parameters = _parameters(config, problem, oracle)
             session = Session(
                 strategy,
-                _parameters(config, problem, oracle),
+                parameters,
                 config.run.seed,
                 journal,
-                settings=_settings(oracle),
+                settings=settings_of(oracle, parameters),
                 inexact=self._inexact,
                 replay=getattr(oracle, "replay", None),
             )
@@ -106,10 +107,14 @@ class Experiment:
                 self._note("baselines", {**known, block.name: result})
 
     def _test(self, moment: str, problem: Any, session: Session) -> None:
-        """Metrics on the test split, and samples, at the start ("before") or the present point ("after")."""
+        """Metrics on the test split, and samples: at the start ("before"), or the present point ("after")."""
         split = self.config.run.test_on
         measure = getattr(problem, "metrics", None)
-        if measure is None or split is None or (moment == "before" and session.steps > 0):
+        if measure is None or split is None:
+            return
+        # Once a query is asked, a look at the test split would come between the passes of an evaluation.
+        begun = session.steps > 0 or not session.between_rounds
+        if moment == "before" and (begun or moment in read_json(self.folder / TEST)):
             return
         session.flush()
         samples = getattr(problem, "samples", None)
@@ -136,7 +141,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
     text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_whole(path, f"{text}\n".encode())
 
 
 def _finite(value: Any) -> Any:
@@ -158,9 +163,7 @@ def _check_folder(config: Config, resume: bool, inexact: bool) -> None:
     folder = config.folder
     exists = holds_run(folder)
     if exists and not resume:
-        raise UserError(
-            f"{folder} holds a run already. Go on by --resume, or name this one: --set run.name=OTHER."
-        )
+        raise UserError(f"{folder} holds a run already. Go on by --resume, or name this one: --set run.name=OTHER.")
     if resume and not exists:
         raise UserError(f"There is no run in {folder} to resume; leave --resume out to start one.")
     if not exists:
@@ -207,11 +210,20 @@ def _parameters(config: Config, problem: Any, oracle: Any) -> Parameters:
     return Parameters.from_vector([float(x) for x in config.run.start])
 
 
-def _settings(oracle: Any) -> dict[str, Any]:
-    """What could change the bits of a run, for the journal's header."""
+def settings_of(oracle: Any, parameters: Parameters) -> dict[str, Any]:
+    """What could change the bits of a run, for the journal's header: compared when it is resumed."""
     own = getattr(oracle, "settings", None)
     more: dict[str, Any] = own() if callable(own) else {}
-    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), **more}
+    kind = parameters.device.type
+    processor = torch.backends.cpu.get_cpu_capability() if kind == "cpu" else kind
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "processor": torch.cuda.get_device_name(parameters.device) if kind == "cuda" else processor,
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in parameters.raw.values()}),
+        "kernels": parameters.kernels,
+        **more,
+    }
 
 
 def _metrics(problem: Any, split: str) -> Any:

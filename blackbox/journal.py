@@ -1,8 +1,9 @@
 """The journal of a run: an append-only file of JSON lines, from which the run can be replayed.
 
-A line is written and flushed before it is acted on, so what was answered survives the death of the process; human
-answers and checkpoints are also forced to the disk. Arrays of more than 64 entries go to a sidecar file of raw
-little-endian numbers, with a checksum in the line that refers to them. One process at a time holds a run's folder.
+A line is written and flushed before it is acted on, so what was answered survives the death of the process;
+human answers and checkpoints are also forced to the disk. Arrays of more than 64 entries go to a sidecar file
+of raw little-endian numbers, with a checksum in the line that refers to them. One process at a time holds a
+run's folder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,8 +23,11 @@ from blackbox.errors import JournalError
 
 SCHEMA = 1
 _INLINE = 64
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 Record = dict[str, Any]
+
+_open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 class Journal:
@@ -43,16 +48,26 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "journal.jsonl"
         self._arrays = self.folder / "arrays.bin"
+        self._packed = False
         self._lock = self._take_lock()
-        self.records = self._read()
-        self._file: TextIO = self.path.open("a", encoding="utf-8")
+        _open.add(self)
+        try:
+            self.records = self._read()
+        except JournalError:
+            self._lock.close()
+            raise
+        self._file = self.path.open("ab")
 
     def append(self, record: Record, durable: bool = False) -> None:
         """Write one line and flush it; ``durable`` also waits for the disk."""
         # A record of plain numbers and strings; NaN would not be JSON, so it is refused.
-        self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n")
+        self._file.write(_encode(record).encode() + b"\n")
         self._file.flush()
         if durable:
+            if self._packed:  # what the lines refer to must be there when they are
+                with self._arrays.open("rb") as sidecar:
+                    os.fsync(sidecar.fileno())
+                self._packed = False
             os.fsync(self._file.fileno())
 
     def pack(self, array: npt.NDArray[np.float64]) -> Any:
@@ -63,6 +78,7 @@ class Journal:
         with self._arrays.open("ab") as sidecar:
             offset = sidecar.tell()
             sidecar.write(data)
+        self._packed = True
         return {"offset": offset, "shape": list(array.shape), "crc32": zlib.crc32(data)}
 
     def unpack(self, packed: Any) -> npt.NDArray[np.float64]:
@@ -76,6 +92,11 @@ class Journal:
         if zlib.crc32(data) != packed["crc32"]:
             raise JournalError(f"{self._arrays} is damaged at byte {packed['offset']}: the checksum differs.")
         return np.frombuffer(data, dtype="<f8").reshape(packed["shape"]).astype(np.float64)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._file.closed
 
     def close(self) -> None:
         """Close the file and let the folder go."""
@@ -105,10 +126,23 @@ class Journal:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 records.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # not JSON, or not even text
                 raise JournalError(f"{self.path}, line {number}, is damaged: {error}.") from error
+            if not isinstance(records[-1], dict) or "kind" not in records[-1]:
+                raise JournalError(f"{self.path}, line {number}, is damaged: it is no record.")
+        if records and records[0]["kind"] != "header":
+            raise JournalError(f"{self.path} is damaged: its first line is no header.")
         if records and records[0].get("schema") != SCHEMA:
             raise JournalError(
                 f"{self.path} has schema {records[0].get('schema')}; this version of blackbox reads {SCHEMA}."
             )
         return records
+
+
+def _let_go() -> None:
+    """A forked worker must not hold the folder of a parent that dies before it."""
+    for journal in _open:
+        journal._lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -1,46 +1,32 @@
 """The one owner of the tensors that are tuned: named, on a device, versioned, with anchors.
 
-Everything that moves them goes through ``apply``. A step's update may wait as ``pending`` until an execution merges it
-into a pass of its own; every public read flushes it first, so nobody sees half a step.
+Everything that moves them goes through ``apply``. A step's update may wait as ``pending`` until an execution
+merges it into a pass of its own; every public read flushes it first, so nobody sees half a step. Where
+weights are displaced in place, the moment of a flush can change bits, so a session journals it
+(``on_flush``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blackbox.direction import CoordinateTerms, DenseTerm, Direction, SeedTerms
+from blackbox.direction import Direction, SeedTerms
 from blackbox.errors import StaleAnswerError, UserError
+from blackbox.interrupt import held_back
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
-from blackbox.noise.displace import Displacer, Term
-from blackbox.noise.rounding import add_stochastically
-from blackbox.seeds import derive_seed
+from blackbox.noise.displace import FUSE_FROM, Displacer, _compiler_works
+from blackbox.update import Update, merge, move_tensor
+
+__all__ = ["Parameters", "Update", "canonical"]
 
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|module)(?=\.)")
-
-
-@dataclass(frozen=True)
-class Update:
-    """theta <- decay * theta + direction. ``decay`` by tensor name; 1 where absent. ``seed`` rounds half precision."""
-
-    direction: Direction
-    decay: Mapping[str, float] = field(default_factory=dict)
-    seed: int = 0
-
-    @property
-    def single(self) -> tuple[Law, Term] | None:
-        """(law, (seed, weight)) if the direction is one seed and no more: what a pass can merge."""
-        terms = self.direction.terms
-        if len(terms) == 1 and isinstance(terms[0], SeedTerms) and len(terms[0].seeds) == 1:
-            return terms[0].law, (int(terms[0].seeds[0]), float(terms[0].weights[0]))
-        return None
 
 
 class Parameters:
@@ -51,25 +37,28 @@ class Parameters:
         module: the module they live in, if they do; an execution hooks its submodules.
         fused: let large tensors use compiled noise kernels.
 
+    Attributes:
+        pending: an update that is still to be carried out.
+        in_place: whether an execution ever displaced these tensors themselves.
+        on_flush: called before a flush that nobody could foresee from the plan, and that can change bits.
+
     Raises:
         UserError: no tensors, or an unsupported dtype.
     """
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], module: nn.Module | None = None, fused: bool = True
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], module: nn.Module | None = None, fused: bool = True) -> None:
         if not tensors:
             raise UserError("There is nothing to tune: no tensor was given, or no name matched.")
         for name, tensor in tensors.items():
             if tensor.dtype not in (torch.float32, torch.float64, torch.bfloat16):
-                raise UserError(
-                    f"Tensor '{name}' is {tensor.dtype}; tuned tensors are float32, float64 or bfloat16."
-                )
+                raise UserError(f"Tensor '{name}' is {tensor.dtype}; tuned tensors are float32, float64 or bfloat16.")
         self.module = module
         self.fused = fused
         self.layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         self.version = 0
         self.pending: Update | None = None
+        self.in_place = False
+        self.on_flush: Callable[[], None] | None = None
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._anchors: dict[str, tuple[dict[str, Tensor], int]] = {}
         self._displacers: dict[Law, Displacer] = {}
@@ -128,6 +117,12 @@ class Parameters:
         return next(iter(self._tensors.values())).device
 
     @property
+    def kernels(self) -> str:
+        """The noise kernels of large tensors: "fused", or "eager" if none is large or none compiles."""
+        large = any(spec.numel >= FUSE_FROM for spec in self.layout.specs)
+        return "fused" if self.fused and large and _compiler_works(self.device.type) else "eager"
+
+    @property
     def dimension(self) -> int:
         """d."""
         return self.layout.dimension
@@ -151,9 +146,9 @@ class Parameters:
         """
         update = Update(update, seed=self.version) if isinstance(update, Direction) else update
         self.version += 1
-        merged = _merge(self.pending, update) if defer else None
+        merged = merge(self.pending, update) if defer else None
         if merged is None:
-            self.flush()
+            self.settle()
             merged = update
         if defer and merged.single is not None:
             self.pending = merged
@@ -161,15 +156,23 @@ class Parameters:
             self._move(merged)
 
     def leave_displaced(self, law: Law, seed: int, coefficient: float) -> None:
-        """Say that the tensors stand at theta + c z(s): the way back is pending, so that a step can merge with it."""
+        """Say that the tensors stand at theta + c z(s): the way back is pending, for a step to merge with."""
         back = SeedTerms(law, np.array([seed]), np.array([-coefficient]))
         self.pending = Update(Direction((back,)))
+        self.in_place = True
 
     def flush(self) -> None:
         """Carry out the pending update, if there is one."""
+        if self.pending is not None and self.in_place and self.on_flush is not None:
+            self.on_flush()
+        self.settle()
+
+    def settle(self) -> None:
+        """As ``flush``, where the plan decides the moment: a replay comes by it too, so nobody is told."""
         if self.pending is not None:
-            update, self.pending = self.pending, None
-            self._move(update)
+            with held_back():
+                update, self.pending = self.pending, None
+                self._move(update)
 
     def take_pending(self) -> Update | None:
         """Hand the pending update to an execution, which must carry it out."""
@@ -191,18 +194,19 @@ class Parameters:
 
     @torch.no_grad()
     def assign(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite values (dense candidates, checkpoints). Copies; raises UserError on a wrong name or shape."""
+        """Overwrite values (dense candidates, checkpoints) by copying; UserError on a wrong name or shape."""
         for name, value in tensors.items():
             if name not in self._tensors or self._tensors[name].shape != value.shape:
                 have = tuple(self._tensors[name].shape) if name in self._tensors else "no such tensor"
                 raise UserError(f"Cannot assign '{name}' of shape {tuple(value.shape)}: {have} here.")
-        self.flush()  # tensors that are not overwritten must not lose their update
+        self.settle()  # tensors that are not overwritten must not lose their update
         for name, value in tensors.items():
             self._tensors[name].copy_(value)
 
     def take_anchor(self, name: str) -> None:
         """Remember the present point (a snapshot) under ``name``."""
-        self._anchors[name] = ({n: t.clone() for n, t in self.tensors.items()}, self.version)
+        self.settle()
+        self._anchors[name] = ({n: t.clone() for n, t in self._tensors.items()}, self.version)
 
     def drop_anchor(self, name: str) -> None:
         """Forget an anchor."""
@@ -222,7 +226,8 @@ class Parameters:
     @contextmanager
     def at_anchor(self, name: str) -> Iterator[None]:
         """Let the tensors hold an anchor's values for a while; the present point comes back bit for bit."""
-        here = {n: t.clone() for n, t in self.tensors.items()}
+        self.settle()
+        here = {n: t.clone() for n, t in self._tensors.items()}
         with torch.no_grad():
             for n, value in self.anchor(name).items():
                 self._tensors[n].copy_(value)
@@ -244,50 +249,6 @@ def _flat_alias(tensor: Tensor) -> Tensor | None:
         return None
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return alias.set_(tensor.untyped_storage(), tensor.storage_offset(), (tensor.numel(),), (1,))
-
-
-def _merge(first: Update | None, second: Update) -> Update | None:
-    """Two updates along one seed as one; None where they can't be: decay * (theta + a z) + b z."""
-    if first is None or first.decay or first.single is None or second.single is None:
-        return None
-    (law, (seed, a)), (other_law, (other_seed, b)) = first.single, second.single
-    factors = set(second.decay.values()) or {1.0}
-    if law != other_law or seed != other_seed or factors != {1.0}:
-        return None
-    return Update(Direction((SeedTerms(law, np.array([seed]), np.array([a + b])),)), second.decay, second.seed)
-
-
-def move_tensor(flat: Tensor, spec: TensorSpec, update: Update, parameters: Parameters) -> None:
-    """Apply one update to one flat tensor in place: decay first, then the terms in order."""
-    decay = update.decay.get(spec.name, 1.0)
-    if flat.dtype == torch.bfloat16:
-        add_stochastically(
-            flat, lambda part: _add(part, spec, update, parameters, decay), derive_seed(update.seed, "round"), spec
-        )
-    else:
-        _add(flat, spec, update, parameters, decay)
-
-
-def _add(flat: Tensor, spec: TensorSpec, update: Update, parameters: Parameters, decay: float) -> None:
-    for term in update.direction.terms:
-        match term:
-            case SeedTerms():
-                displacer = parameters.displacer(term.law)
-                pairs = zip(term.seeds.tolist(), term.weights.tolist(), strict=True)
-                displacer.displace(flat, flat, spec, displacer.terms([p for p in pairs if p[1] != 0.0]), decay)
-            case CoordinateTerms() if term.tensor == spec.name:
-                index = torch.from_numpy(term.indices).to(flat.device)
-                _decay(flat, decay).index_add_(0, index, torch.from_numpy(term.weights).to(flat))
-            case DenseTerm() if term.tensor == spec.name:
-                _decay(flat, decay).add_(term.values.reshape(-1).to(flat), alpha=term.scale)
-            case _:
-                continue
-        decay = 1.0
-    _decay(flat, decay)
-
-
-def _decay(flat: Tensor, decay: float) -> Tensor:
-    return flat if decay == 1.0 else flat.mul_(decay)
 
 
 def canonical(name: str) -> str:

@@ -61,8 +61,8 @@ def run(
         budget: the limits; counted in answers by their cost, so a resumed run does not start anew.
         hooks: told of steps, evaluations and the end.
         on_pending: "poll" waits for answers, "return" gives status PENDING when none has come.
-        metrics: held-out metrics of the present point, taken at the start, every ``evaluate_every`` steps and at
-            the end; its time counts towards budget.minutes, its queries towards nothing.
+        metrics: held-out metrics of the present point, taken at the start, every ``evaluate_every`` steps and
+            at the end; its time counts towards budget.minutes, its queries towards nothing.
         checkpoint_every: steps between checkpoints; 0 is none (the journal alone resumes a run, by replay).
         tolerance: how many failed answers are borne.
 
@@ -70,6 +70,9 @@ def run(
         UserError: the oracle's answers and the strategy's do not fit.
     """
     check_fit(session, oracle)
+    estimator = getattr(session.strategy, "estimator", None)
+    if estimator is not None and hasattr(oracle, "per_example"):
+        oracle.per_example = estimator.per_example
     return _Run(session, oracle, budget, hooks, metrics, tolerance or Tolerance()).until_done(
         on_pending, evaluate_every, checkpoint_every
     )
@@ -108,14 +111,17 @@ class _Run:
             hook.on_start(self.session.steps, self.session.spent)
         try:
             status = self._loop(on_pending, evaluate_every, checkpoint_every)
+            if status.finished:
+                self._evaluate()
+                self.session.flush()
+                if checkpoint_every:
+                    self.session.save(self.seconds)
         except KeyboardInterrupt:
+            # The bits are left as a kill would leave them: the journal has all, nothing is flushed early.
+            self.session.abandon()
             status = Status.INTERRUPTED
-        # An interruption must leave the bits as a kill would: the journal has all, nothing is flushed early.
-        if status.finished:
-            self._evaluate()
-            self.session.flush()
-            if checkpoint_every:
-                self.session.save(self.seconds)
+        if status is Status.FAILURES:
+            self.session.forgive()
         result = self._result(status)
         for hook in self.hooks:
             hook.on_end(result.message)
@@ -124,12 +130,11 @@ class _Run:
     def _loop(self, on_pending: str, evaluate_every: int, checkpoint_every: int) -> Status:
         session = self.session
         self._evaluate(only_at_start=True)
+        stop = self._catch_up()
         while True:
-            facts = session.advance()
-            if facts is not None:
-                stop = self._after_step(facts)
             self._do_what_is_due(evaluate_every, checkpoint_every)
-            if facts is not None and stop is not None:
+            stop = stop or self._judge()
+            if stop is not None:
                 return stop
             progress = self.budget.progress(session.spent, self.seconds / 60, session.steps)
             queries = session.preview(progress)
@@ -138,7 +143,8 @@ class _Run:
                 stop = self.budget.exceeded_by(session.spent, cost, self.seconds / 60, session.steps)
                 if stop is not None:
                     return stop
-                self.oracle.submit(session.ask(progress), session.parameters)
+                for portion in session.portions(progress):
+                    self.oracle.submit(portion, session.parameters)
             answers = self.oracle.poll(0)
             while not answers and queries:
                 if on_pending == "return":
@@ -149,6 +155,21 @@ class _Run:
             stop = self._judge()
             if stop is not None:
                 return stop
+            session.seconds = self.seconds
+            facts = session.advance()
+            if facts is not None:
+                stop = self._after_step(facts)
+
+    def _catch_up(self) -> Status | None:
+        """What the last life may have died before: telling of its last step, stopping where it had to."""
+        session, reached = self.session, False
+        for value in session.history:
+            reached = self.plateau.reached(value)
+        if session.facts is not None:
+            record = self._record_of(session.facts)
+            for hook in self.hooks:
+                hook.on_replay(record)
+        return Status.PLATEAU if reached and session.between_rounds else None
 
     def _cost(self, queries: Sequence[Query]) -> Cost:
         estimate = getattr(self.oracle, "cost", None)
@@ -156,7 +177,7 @@ class _Run:
         return cost | (estimate(queries) if callable(estimate) else {})
 
     def _do_what_is_due(self, evaluate_every: int, checkpoint_every: int) -> None:
-        # Asked at the top of the loop rather than after a step, so that a run killed in between does it on resuming.
+        # Asked at the top of the loop rather than after a step: a run killed in between does it on resuming.
         session = self.session
         if session.steps == 0 or not session.between_rounds:
             return
@@ -166,14 +187,7 @@ class _Run:
             session.save(self.seconds)
 
     def _after_step(self, facts: dict[str, float]) -> Status | None:
-        session = self.session
-        record: dict[str, Any] = {
-            "step": session.steps,
-            "queries": session.spent.get("queries", 0),
-            "seconds": round(self.seconds, 3),
-            "progress": self.budget.progress(session.spent, self.seconds / 60, session.steps),
-            **facts,
-        }
+        record = self._record_of(facts)
         stopped = [hook.on_step(record) for hook in self.hooks]
         if any(stopped):
             return Status.STOPPED
@@ -181,12 +195,22 @@ class _Run:
             return Status.PLATEAU
         return None
 
+    def _record_of(self, facts: dict[str, float]) -> dict[str, Any]:
+        session = self.session
+        return {
+            "step": session.steps,
+            "queries": session.spent.get("queries", 0),
+            "seconds": round(self.seconds, 3),
+            "progress": self.budget.progress(session.spent, self.seconds / 60, session.steps),
+            **facts,
+        }
+
     def _judge(self) -> Status | None:
         session, target = self.session, self.budget.target
         if target is not None and session.best is not None and session.best.value <= target:
             return Status.TARGET
-        failed = session.spent.get("failed", 0)
-        if failed >= self.tolerance.least and failed > self.tolerance.share * session.spent.get("queries", 0):
+        failed, asked = (session.spent.get(coin, 0) - session.forgiven.get(coin, 0) for coin in ("failed", "queries"))
+        if failed >= self.tolerance.least and failed > self.tolerance.share * asked:
             return Status.FAILURES
         return None
 
@@ -195,7 +219,7 @@ class _Run:
         if self.metrics is None or session.steps in session.evaluated or (only_at_start and session.steps > 0):
             return
         session.flush()
-        metrics = self.metrics()
+        metrics = {name: value for name, value in self.metrics().items() if math.isfinite(value)}
         record = {
             "step": session.steps,
             "queries": session.spent.get("queries", 0),

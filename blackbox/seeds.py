@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 
 def derive_seed(run_seed: int, role: str, *index: int) -> int:
@@ -16,19 +20,38 @@ def derive_seed(run_seed: int, role: str, *index: int) -> int:
 
     Distinct (run_seed, role, index) give independent seeds; indices are 64-bit signed integers.
     """
-    digest = hashlib.blake2b(
-        struct.pack(f"<{len(index)}q", *index), digest_size=8, key=_role_key(run_seed, role)
-    ).digest()
-    return int.from_bytes(digest, "little") >> 1
+    hasher = _role(run_seed, role).copy()
+    hasher.update(struct.pack(f"<{len(index)}q", *index))
+    return int.from_bytes(hasher.digest(), "little") >> 1
+
+
+@lru_cache(maxsize=64)  # a round's seeds are wanted twice: when it is planned and when its answers have come
+def derive_seeds(run_seed: int, role: str, step: int, count: int) -> tuple[int, ...]:
+    """``derive_seed(run_seed, role, step, i)`` for i = 0 .. count-1."""
+    start, pack, digests = _role(run_seed, role), struct.Struct("<qq").pack, []
+    for i in range(count):
+        hasher = start.copy()
+        hasher.update(pack(step, i))
+        digests.append(hasher.digest())
+    seeds: list[int] = (np.frombuffer(b"".join(digests), dtype="<u8") >> 1).tolist()
+    return tuple(seeds)
 
 
 @lru_cache(maxsize=1024)
-def _role_key(run_seed: int, role: str) -> bytes:
-    return hashlib.blake2b(f"{run_seed}/{role}".encode(), digest_size=32).digest()
+def _role(run_seed: int, role: str) -> hashlib.blake2b:
+    """The hash keyed by a role, before its indices."""
+    key = hashlib.blake2b(f"{run_seed}/{role}".encode(), digest_size=32).digest()
+    return hashlib.blake2b(digest_size=8, key=key)
 
 
-@lru_cache(maxsize=65536)
 def noise_key(seed: int, name: str) -> tuple[int, int]:
     """The two 32-bit key words of tensor ``name``'s noise under ``seed``, as signed integers (torch has int32)."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8, key=struct.pack("<q", seed)).digest()
-    return struct.unpack("<ii", digest)
+    first, second = noise_keys((seed,), name)[0].tolist()
+    return first, second
+
+
+def noise_keys(seeds: Sequence[int], name: str) -> npt.NDArray[np.int32]:
+    """``noise_key`` of several seeds: int32 [len(seeds), 2]."""
+    pack, message, blake2b = struct.Struct("<q").pack, name.encode(), hashlib.blake2b
+    digests = b"".join([blake2b(message, digest_size=8, key=pack(seed)).digest() for seed in seeds])
+    return np.frombuffer(digests, dtype="<i4").astype(np.int32).reshape(-1, 2)

@@ -16,7 +16,7 @@ from blackbox.feedback import Cost, Failed, Feedback, Ranking, Values, add_cost
 from blackbox.parameters import Parameters
 from blackbox.probe import Query
 from oracles.asking import Groups, candidates_of, named, parts, takes_context
-from oracles.door import Outcome, as_float64, reason_of, settle
+from oracles.door import FloatArray, Outcome, as_float64, reason_of, settle
 
 
 @runtime_checkable
@@ -142,10 +142,12 @@ class ValueOracle(LocalOracle):
     def answer(self, queries: Sequence[Query], parameters: Parameters) -> Sequence[Feedback]:
         """One Values for all that succeeded, one Failed for each that didn't."""
         began = time.perf_counter()
-        outcomes: list[Outcome] = []
         extra: Cost = {}
-        for part, keywords in parts(queries, self._wants_context):
-            outcomes += self._outcomes(part, candidates_of(part, parameters, self.library), keywords, extra)
+        found = [
+            self._outcomes(part, candidates_of(part, parameters, self.library), keywords, extra)
+            for part, keywords in parts(queries, self._wants_context)
+        ]
+        outcomes = found[0] if len(found) == 1 else [outcome for part in found for outcome in part]
         extra["seconds"] = time.perf_counter() - began
         return settle(queries, outcomes, self.cost, extra, self.per_example)
 
@@ -155,7 +157,8 @@ class ValueOracle(LocalOracle):
 
     def _outcomes(
         self, queries: Sequence[Query], candidates: Any, keywords: dict[str, Any], extra: Cost
-    ) -> list[Outcome]:
+    ) -> list[Outcome] | FloatArray:
+        """One outcome a query; the array itself if one call gave them all."""
         outcomes: list[Outcome] = []
         size = self.chunk or len(queries)
         for start in range(0, len(queries), size):
@@ -170,6 +173,8 @@ class ValueOracle(LocalOracle):
             elif outcome.ndim == 0 or len(outcome) != len(piece):
                 shape = list(outcome.shape)
                 outcomes += [ValueError(f"got shape {shape} for {len(piece)} candidates")] * len(piece)
+            elif len(piece) == len(queries):
+                return outcome
             else:
                 outcomes += list(outcome)
         return outcomes

@@ -97,9 +97,7 @@ def _one_by_one(
     return values + failed
 
 
-def _usual_shapes(
-    queries: Sequence[Query], outcomes: Sequence[Outcome] | FloatArray
-) -> dict[Context, tuple[int, ...]]:
+def _usual_shapes(queries: Sequence[Query], outcomes: Sequence[Outcome] | FloatArray) -> dict[Context, tuple[int, ...]]:
     """The most common shape in each context; the first of several equally common."""
     counts: dict[Context, Counter[tuple[int, ...]]] = {}
     for query, outcome in zip(queries, outcomes, strict=True):

@@ -209,7 +209,8 @@ def test_deferred_and_flushed_equals_eager_bit_for_bit(dtype: torch.dtype) -> No
     eager.apply(update)
     deferred.apply(update, defer=True)
     assert deferred.pending is not None
-    assert same(eager, deferred) and deferred.pending is None
+    assert same(eager, deferred)
+    assert deferred.pending is None
 
 
 def test_deferred_updates_are_carried_out_in_order() -> None:
@@ -226,7 +227,8 @@ def test_way_back_and_step_along_one_seed_merge_into_one_pass() -> None:
     displaced.apply(along(5, 1e-3))
     displaced.leave_displaced(Rademacher(), 5, 1e-3)
     displaced.apply(along(5, -0.25), defer=True)
-    assert displaced.pending is not None and displaced.pending.single == (Rademacher(), (5, -0.251))
+    assert displaced.pending is not None
+    assert displaced.pending.single == (Rademacher(), (5, -0.251))
     expected.apply(along(5, -0.25))
     torch.testing.assert_close(displaced.flat(), expected.flat(), rtol=0, atol=1e-15)
 
@@ -235,7 +237,8 @@ def test_updates_of_other_seeds_do_not_merge() -> None:
     parameters = two()
     parameters.leave_displaced(Rademacher(), 5, 1e-3)
     parameters.apply(along(6, 0.5), defer=True)
-    assert parameters.pending is not None and parameters.pending.single == (Rademacher(), (6, 0.5))
+    assert parameters.pending is not None
+    assert parameters.pending.single == (Rademacher(), (6, 0.5))
 
 
 def test_decaying_step_does_not_merge_with_the_way_back() -> None:
@@ -257,7 +260,8 @@ def test_raw_does_not_flush() -> None:
 def test_pending_update_is_handed_over_once() -> None:
     parameters = two()
     parameters.apply(along(1, 0.5), defer=True)
-    assert parameters.take_pending() is not None and parameters.take_pending() is None
+    assert parameters.take_pending() is not None
+    assert parameters.take_pending() is None
 
 
 def test_sphere_moves_by_weight_times_sqrt_d() -> None:

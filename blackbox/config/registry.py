@@ -101,6 +101,7 @@ BUILT_IN = (
     Component("noise", "sphere", "blackbox.noise:Sphere", "uniform on the sphere of radius sqrt(d)"),
     Component("noise", "coordinate", "blackbox.noise:Coordinate", "one coordinate at a time"),
     Component("noise", "sparse", "blackbox.noise:Sparse", "another law where a mask keeps it"),
+    Component("noise", "scaled", "blackbox.noise:Scaled", "another law times a factor for each tensor"),
     Component(
         "estimator",
         "central",

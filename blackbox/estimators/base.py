@@ -15,7 +15,7 @@ from blackbox.direction import Direction
 from blackbox.feedback import Answers, Feedback
 from blackbox.layout import Layout
 from blackbox.probe import CURRENT, Candidate, Context, Query
-from blackbox.seeds import derive_seed
+from blackbox.seeds import derive_seed, derive_seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,10 @@ class Round:
         """h(run, role, step, index)."""
         return derive_seed(self.run_seed, role, self.step, *index)
 
+    def seeds(self, role: str, count: int) -> tuple[int, ...]:
+        """``seed(role, i)`` for i = 0 .. count-1."""
+        return derive_seeds(self.run_seed, role, self.step, count)
+
     def queries(
         self,
         phase: int,
@@ -51,11 +55,10 @@ class Round:
         first: int = 0,
     ) -> tuple[Query, ...]:
         """Queries "step.phase.index" for these candidates; ``first`` is the index of the first of them."""
-        context = self.context if context is None else context
+        context, version = self.context if context is None else context, self.version
         stem = f"{self.step}.{phase}."
         return tuple(
-            Query(f"{stem}{i}", candidate, base, self.version, context)
-            for i, candidate in enumerate(candidates, first)
+            [Query(f"{stem}{i}", candidate, base, version, context) for i, candidate in enumerate(candidates, first)]
         )
 
     def ids(self, phase: int, count: int) -> list[str]:

@@ -13,7 +13,9 @@ The arithmetic is pure, so it also serves per-sample estimates inside backpropag
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -73,37 +75,44 @@ class TwoPoint(Estimator):
 
         Probes with a missing (NaN) value get weight 0 and the mean is taken over the others.
         """
-        slope = self.projected(values)
-        if self.clip is not None:
-            slope = np.clip(slope, -self.clip, self.clip)
-        known = ~np.isnan(slope)
-        return np.where(known, slope, 0.0) / np.maximum(known.sum(0), 1)
+        slopes = self._slopes(values)
+        missing = np.isnan(slopes)
+        if not missing.any():
+            return slopes / len(slopes)
+        weights: FloatArray = np.where(missing, 0.0, slopes) / np.maximum((~missing).sum(0), 1)
+        return weights
+
+    def _slopes(self, values: FloatArray) -> FloatArray:
+        slopes = self.projected(values)
+        return slopes if self.clip is None else np.clip(slopes, -self.clip, self.clip)
 
     def next(self, round: Round, phase: int, answers: Answers) -> Plan:
         """All queries in phase 0."""
         if phase > 0:
             return Plan()
-        seeds = [round.seed("probe", i) for i in range(self.probes)]
-        return Plan(round.queries(0, self.candidates(seeds)))
+        return Plan(round.queries(0, self.candidates(round.seeds("probe", self.probes))))
 
     @abstractmethod
-    def candidates(self, seeds: list[int]) -> list[Candidate]:
+    def candidates(self, seeds: Sequence[int]) -> list[Candidate]:
         """The stencil around these seeds: row j of ``coefficients`` as a candidate."""
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """(1/q) sum_i slope_i z_i; the per-example mean, if there is one, is taken after the difference."""
         values = answers.values(round.ids(0, self.queries))
-        weights = self.weights(values)
+        weights, known, answered = self.weights(values), ~np.isnan(values), values
+        if known.all():
+            slopes = weights * self.probes
+        else:
+            slopes, answered = self._slopes(values), values[known]
         if weights.ndim == 2:
-            weights = weights.mean(1)
-        seeds = np.array([round.seed("probe", i) for i in range(self.probes)], dtype=np.int64)
-        known = ~np.isnan(self.projected(values)).reshape(self.probes, -1).all(1)
-        slopes = weights[known] * known.sum()
+            weights, slopes = weights.mean(1), slopes.mean(1)  # a slope is NaN where one of its examples is
+        slopes = slopes[~np.isnan(slopes)] if answered is not values else slopes
         info = {
-            "value": float(np.nanmean(values)) if not np.isnan(values).all() else float("nan"),
-            "slope": float(np.sqrt(np.mean(np.square(slopes)))) if known.any() else 0.0,
-            "zero_differences": float(np.mean(slopes == 0.0)) if known.any() else 0.0,
+            "value": float(answered.sum()) / answered.size if answered.size else float("nan"),
+            "slope": math.sqrt(slopes @ slopes / max(slopes.size, 1)),
+            "zero_differences": 1.0 - np.count_nonzero(slopes) / slopes.size if slopes.size else 0.0,
         }
+        seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)
         return Estimate(Direction((SeedTerms(self.noise, seeds, weights),)), info)
 
 
@@ -117,12 +126,14 @@ class CentralDifference(TwoPoint):
 
     def coefficients(self) -> FloatArray:
         """Row 2i is +mu z_i, row 2i + 1 is -mu z_i."""
-        return np.repeat(np.eye(self.probes), 2, 0) * np.tile([self.epsilon, -self.epsilon], self.probes)[:, None]
+        matrix: FloatArray = np.repeat(np.eye(self.probes), 2, 0)
+        matrix *= np.tile([self.epsilon, -self.epsilon], self.probes)[:, None]
+        return matrix
 
-    def candidates(self, seeds: list[int]) -> list[Candidate]:
+    def candidates(self, seeds: Sequence[int]) -> list[Candidate]:
         """x + mu z_i, x - mu z_i, in turn."""
-        pairs = ((seed, sign * self.epsilon) for seed in seeds for sign in (1, -1))
-        return [Probe(self.noise, (pair,)) for pair in pairs]
+        law, steps = self.noise, (self.epsilon, -self.epsilon)
+        return [Probe(law, ((seed, c),)) for seed in seeds for c in steps]
 
     def projected(self, values: FloatArray) -> FloatArray:
         """(f+ - f-)/2mu."""
@@ -141,11 +152,10 @@ class ForwardDifference(TwoPoint):
         """Row 0 is the base, row i is +mu z_i."""
         return np.vstack([np.zeros((1, self.probes)), np.eye(self.probes) * self.epsilon])
 
-    def candidates(self, seeds: list[int]) -> list[Candidate]:
+    def candidates(self, seeds: Sequence[int]) -> list[Candidate]:
         """The base, then x + mu z_i."""
         return [None, *(Probe(self.noise, ((seed, self.epsilon),)) for seed in seeds)]
 
     def projected(self, values: FloatArray) -> FloatArray:
         """(f_i - f_0)/mu."""
         return (values[1:] - values[:1]) / self.epsilon
-

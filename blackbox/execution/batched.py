@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from blackbox.execution.base import Execution, Outcome
 from blackbox.noise.base import Law
 from blackbox.objective import ModuleObjective, Objective, VectorObjective
 from blackbox.parameters import Parameters
-from blackbox.probe import CURRENT, DenseCandidate, Payload, Probe, Query
+from blackbox.probe import CURRENT, Context, DenseCandidate, Payload, Probe, Query
 
 
 def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
@@ -24,62 +26,85 @@ def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
     Noise is drawn once per distinct seed, in one batch. Raises UserError for a payload.
     """
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in parameters.raw.values()) else torch.float32
-    bases = {name: _flat(parameters, name) for name in dict.fromkeys(q.base for q in queries)}
-    if len(bases) == 1:
-        base = bases[queries[0].base].to(dtype)
-        out = base.expand(len(queries), -1).clone()
-    else:
-        out = torch.stack([bases[q.base] for q in queries]).to(dtype)
-    laws: dict[Law, list[int]] = {}
+    bases = {name: _flat(parameters, name).to(dtype) for name in {query.base for query in queries}}
+    out = torch.empty(len(queries), parameters.dimension, dtype=dtype, device=parameters.device)
+    probes = [query.candidate for query in queries if isinstance(query.candidate, Probe)]
+    laws = {probe.law for probe in probes}
+    if len(probes) == len(queries) and len(laws) == len(bases) == 1:  # the usual round; each row is written once
+        _displace(out, bases[queries[0].base], laws.pop(), probes, parameters)
+        return out
     for row, query in enumerate(queries):
         candidate = query.candidate
-        if isinstance(candidate, Probe):
-            laws.setdefault(candidate.law, []).append(row)
-        elif isinstance(candidate, DenseCandidate):
-            out[row] = torch.from_numpy(candidate.values).to(out)
-        elif isinstance(candidate, Payload):
+        if isinstance(candidate, Payload):
             raise UserError(f"Query {query.id} is a structured payload; it has no coordinates.")
-    for law, rows in laws.items():
-        _displace(out, rows, law, [queries[row].candidate for row in rows], parameters)
+        if isinstance(candidate, DenseCandidate):
+            out[row] = torch.from_numpy(candidate.values)
+        else:
+            out[row] = bases[query.base]
+    for law in laws:
+        rows = [i for i, q in enumerate(queries) if isinstance(q.candidate, Probe) and q.candidate.law == law]
+        part = out[rows]
+        _displace(part, part, law, [probe for probe in probes if probe.law == law], parameters)
+        out[rows] = part
     return out
 
 
 def _flat(parameters: Parameters, base: str) -> Tensor:
-    tensors = parameters.tensors if base == CURRENT else parameters.anchor(base)
-    return torch.cat([t.reshape(-1) for t in tensors.values()]) if len(tensors) > 1 else next(
-        iter(tensors.values())
-    ).reshape(-1)
+    if base == CURRENT:
+        parameters.flush()
+    tensors = parameters.raw if base == CURRENT else parameters.anchor(base)
+    return (
+        torch.cat([t.reshape(-1) for t in tensors.values()])
+        if len(tensors) > 1
+        else next(iter(tensors.values())).reshape(-1)
+    )
 
 
-def _displace(
-    out: Tensor, rows: list[int], law: Law, probes: Sequence[Any], parameters: Parameters
-) -> None:
-    """out[rows] += coefficients @ noise; each distinct seed's noise is drawn once."""
-    seeds = list(dict.fromkeys(seed for probe in probes for seed, _ in probe.terms))
-    scale = [law.scale(seed, parameters.layout) for seed in seeds]
-    single = all(len(probe.terms) == 1 for probe in probes)
-    place = {seed: i for i, seed in enumerate(seeds)}
+def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], parameters: Parameters) -> None:
+    """out <- base + coefficients @ noise, in pieces of columns; ``base`` [d] or [n, d], ``out`` itself perhaps."""
+    displacer, n = parameters.displacer(law), len(probes)
+    terms = displacer.terms([term for probe in probes for term in probe.terms])
+    coefficients = np.array([c for _, c in terms])
+    places = {seed: i for i, seed in enumerate(dict.fromkeys([seed for seed, _ in terms]))}
+    seeds, k = list(places), len(places)
+    picked = [places[seed] for seed, _ in terms]
+    shaped, pick = out, None
+    if {len(probe.terms) for probe in probes} != {1}:
+        factors = torch.from_numpy(_matrix(probes, picked, coefficients, k)).to(out)
+    elif base.ndim == 1 and picked == [i for i in range(k) for _ in range(n // k)]:
+        # Neighbours share their noise in most plans (x + z, x - z): nothing has to be gathered.
+        shaped, factors = out.view(k, n // k, -1), torch.from_numpy(coefficients.reshape(k, n // k, 1)).to(out)
+    else:
+        factors, pick = torch.from_numpy(coefficients[:, None]).to(out), torch.tensor(picked, device=out.device)
+    width = max(_PIECE // n, 64)
     for spec in parameters.layout.specs:
-        noise = law.sample(seeds, spec, 0, spec.numel, out.device).to(out.dtype)
-        part = out[:, spec.offset : spec.offset + spec.numel]
-        if single:
-            pick = [place[probe.terms[0][0]] for probe in probes]
-            c = torch.tensor(
-                [probe.terms[0][1] * scale[i] for probe, i in zip(probes, pick, strict=True)],
-                dtype=out.dtype,
-                device=out.device,
-            )
-            index = torch.tensor(pick, device=out.device)
-            if len(rows) == len(out):
-                part.addcmul_(noise[index], c[:, None])
+        for start in range(0, spec.numel, width):
+            stop = min(start + width, spec.numel)
+            noise = displacer.noise(seeds, spec, start, stop, out.dtype, out.device)
+            here, to = base, shaped
+            if stop - start < parameters.dimension:
+                columns = slice(spec.offset + start, spec.offset + stop)
+                here, to = base[..., columns], shaped[..., columns]
+            if shaped is not out:
+                torch.addcmul(here, noise[:, None], factors, out=to)
+            elif pick is not None:
+                torch.addcmul(here, noise.index_select(0, pick), factors, out=to)
             else:
-                part[torch.tensor(rows, device=out.device)] += noise[index] * c[:, None]
-        else:
-            matrix = np.zeros((len(rows), len(seeds)))
-            for row, probe in enumerate(probes):
-                for seed, coefficient in probe.terms:
-                    matrix[row, place[seed]] += coefficient * scale[place[seed]]
-            part[torch.tensor(rows, device=out.device)] += torch.from_numpy(matrix).to(out) @ noise
+                torch.add(here, factors @ noise, out=to)
+
+
+def _matrix(
+    probes: Sequence[Probe], picked: list[int], coefficients: npt.NDArray[np.float64], k: int
+) -> npt.NDArray[np.float64]:
+    """Coefficients [n, k] of k seeds' noise; ``picked`` and ``coefficients`` run through all terms of all probes."""
+    rows = np.repeat(np.arange(len(probes)), [len(probe.terms) for probe in probes])
+    matrix = np.zeros((len(probes), k))
+    np.add.at(matrix, (rows, np.array(picked, dtype=np.int64)), coefficients)
+    return matrix
+
+
+_PIECE = 1 << 19
+"""Elements of displacement made at a time: few enough for a processor's cache, and bounded."""
 
 
 class Batched(Execution):
@@ -94,27 +119,35 @@ class Batched(Execution):
             raise UserError(f"chunk must be at least 1, not {chunk}.")
         self.chunk = chunk
 
-    def evaluate(
-        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
-    ) -> list[Outcome]:
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         """As the base says; if a whole batch raises, its candidates are tried one by one."""
+        return list(self.evaluate_together(objective, queries, parameters))
+
+    def evaluate_together(
+        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
+    ) -> list[Outcome] | Tensor:
+        """As ``evaluate``, but one tensor [n] or [n, batch] if one call of the objective answered them all."""
         call = self._call(objective, parameters)
-        outcomes: list[Outcome] = []
-        for context, same in groupby(queries, key=lambda q: q.context):
+        parts = [
+            _guarded(lambda x, c=context: call(x, c), materialise(part, parameters))  # type: ignore[misc]
+            for context, part in self._parts(queries)
+        ]
+        return parts[0] if len(parts) == 1 else [outcome for part in parts for outcome in part]
+
+    def _parts(self, queries: Sequence[Query]) -> Iterator[tuple[Context, list[Query]]]:
+        for context, same in groupby(queries, key=attrgetter("context")):
             group = list(same)
             size = self.chunk or len(group)
             for start in range(0, len(group), size):
-                part = group[start : start + size]
-                candidates = materialise(part, parameters)
-                outcomes += _guarded(lambda x, c=context: call(x, c), candidates)  # type: ignore[misc]
-        return outcomes
+                yield context, group[start : start + size]
 
     def settings(self) -> dict[str, Any]:
         """The chunk size."""
         return super().settings() | {"chunk": self.chunk}
 
     def _call(self, objective: Objective, parameters: Parameters) -> Callable[[Tensor, Any], Tensor]:
-        if not isinstance(objective, ModuleObjective):
+        # The attribute is asked for first because a check against a protocol takes microseconds.
+        if not hasattr(objective, "module") or not isinstance(objective, ModuleObjective):
             return objective
         values_of = getattr(objective, "values_of", None)
         if values_of is None:
@@ -139,7 +172,7 @@ def _vmapped(objective: Any, parameters: Parameters) -> Callable[[Tensor, Any], 
 
 
 @torch.no_grad()
-def _guarded(call: Callable[[Tensor], Tensor], candidates: Tensor) -> list[Outcome]:
+def _guarded(call: Callable[[Tensor], Tensor], candidates: Tensor) -> list[Outcome] | Tensor:
     try:
         values = call(candidates)
     except Exception as error:
@@ -149,7 +182,7 @@ def _guarded(call: Callable[[Tensor], Tensor], candidates: Tensor) -> list[Outco
     if values.ndim == 0 or len(values) != len(candidates):
         shape = list(values.shape)
         return [ValueError(f"the objective gave shape {shape} for {len(candidates)} candidates")] * len(candidates)
-    return list(values)
+    return values
 
 
 __all__ = ["Batched", "VectorObjective", "materialise"]

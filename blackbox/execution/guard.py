@@ -15,14 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 
-class ReadGuard(TorchDispatchMode):
+class ReadGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, an operation on one of ``weights``' storages is noted in ``found`` unless it is ``allowed``.
 
     ``allowed`` is a set of storage addresses that its user changes as it goes.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: dict[str, None] = {}
         self.allowed: set[int] = set()
         self._names = {t.untyped_storage().data_ptr(): name for name, t in weights.items()}

@@ -1,9 +1,9 @@
 """Write-free: the tensors always hold theta; a layer computes with theta + c z made on the fly.
 
-While the forward of a module runs, its weights are replaced by displaced copies in a scratch buffer of the size of one
-layer; an embedding adds noise only to the rows it looks up. The last step's update is merged into the first displacing
-pass, so a MeZO step reads the weights twice (once a forward) and writes them once. Works in float32, bfloat16, and
-float32 under bfloat16 autocast (the scratch is then bfloat16).
+While the forward of a module runs, its weights are replaced by displaced copies in a scratch buffer of the
+size of one layer; an embedding adds noise only to the rows it looks up. The last step's update is merged into
+the first displacing pass, so a MeZO step reads the weights twice (once a forward) and writes them once. Works
+in float32, bfloat16, and float32 under bfloat16 autocast (the scratch is then bfloat16).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from blackbox.errors import UserError
 from blackbox.execution.base import Execution, Outcome, module_objective, single_probe
 from blackbox.execution.guard import ReadGuard
 from blackbox.execution.in_place import InPlace
+from blackbox.interrupt import held_back
 from blackbox.layout import TensorSpec
 from blackbox.noise.displace import FUSE_FROM, Displacer, Term
 from blackbox.objective import ModuleObjective, Objective
@@ -39,9 +40,7 @@ class WriteFree(Execution):
         self._fallback: InPlace | None = None
 
     @torch.no_grad()
-    def evaluate(
-        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
-    ) -> list[Outcome]:
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         """As the base says. The first call watches for weights read outside their modules; see ``guard``."""
         module = module_objective(objective, self)
         if self._fallback is not None:
@@ -60,6 +59,8 @@ class WriteFree(Execution):
 
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """Nothing is written, so there is nothing to repeat, unless the run fell back to in place."""
+        if self._fallback is None and parameters.in_place:
+            self._fallback = InPlace()  # what the run found out at its first query need not be found out again
         if self._fallback is not None:
             self._fallback.replay(queries, parameters)
 
@@ -91,8 +92,8 @@ class WriteFree(Execution):
         what = f"{len(names)} weights are read outside the modules that own them ({some})"
         if any(t.dtype == torch.bfloat16 for t in parameters.raw.values()):
             raise UserError(
-                f"{what}, so they cannot be displaced on the fly, and bfloat16 weights cannot be displaced in place. "
-                "Load the model in float32, or tune other tensors."
+                f"{what}, so they cannot be displaced on the fly, and bfloat16 weights cannot be displaced in "
+                "place. Load the model in float32, or tune other tensors."
             )
         warnings.warn(f"{what}; the run goes on with the in-place execution.", stacklevel=2)
         self._fallback = InPlace()
@@ -124,7 +125,7 @@ class _Hooks:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Register the hooks for a while; whatever happens, owners get their weights back and updates are paid."""
+        """Register the hooks for a while; in any case owners get their weights back and updates are paid."""
         handles = []
         for owner in self._owners:
             before, after = self._hooks_of(owner)
@@ -217,14 +218,16 @@ class _Hooks:
         assert self.displacer is not None
         flat = self._parameters.flat_of(spec.name)
         owed = self._owed.single if self._owed is not None and spec.name in self._unsettled else None
-        if owed is not None and len(self.terms) == 1 and owed[0] == self.displacer.law:
-            if flat.dtype == torch.float32 and weight.is_contiguous():
-                assert self._owed is not None
-                (old,) = self.displacer.terms([owed[1]])
-                decay = self._owed.decay.get(spec.name, 1.0)
-                self.displacer.update_and_displace(scratch, flat, spec, old, self.terms[0], decay)
+        # An update of weight 0 leaves everything as it is; adding 0 z would turn -0.0 into 0.0.
+        merges = owed is not None and owed[1][1] and len(self.terms) == 1 and owed[0] == self.displacer.law
+        if owed and merges and flat.dtype == torch.float32 and weight.is_contiguous():
+            assert self._owed is not None
+            (old,) = self.displacer.terms([owed[1]])
+            decay = self._owed.decay.get(spec.name, 1.0)
+            with held_back():
                 self._unsettled.discard(spec.name)
-                return
+                self.displacer.update_and_displace(scratch, flat, spec, old, self.terms[0], decay)
+            return
         self._pay(spec)
         self.displacer.displace(scratch, self._parameters.flat_of(spec.name), spec, self.terms)
 
@@ -240,8 +243,9 @@ class _Hooks:
     def _pay(self, spec: TensorSpec) -> None:
         if spec.name in self._unsettled:
             assert self._owed is not None
-            self._unsettled.discard(spec.name)
-            self._parameters.move(spec, self._owed)
+            with held_back():
+                self._unsettled.discard(spec.name)
+                self._parameters.move(spec, self._owed)
 
     def _take_scratch(self, numel: int, dtype: torch.dtype) -> Tensor:
         pool = self._scratch.setdefault((numel, dtype), [])

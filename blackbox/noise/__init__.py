@@ -4,7 +4,8 @@ from blackbox.noise.base import Law
 from blackbox.noise.coordinate import Coordinate
 from blackbox.noise.gaussian import Gaussian
 from blackbox.noise.rademacher import Rademacher
+from blackbox.noise.scaled import Scaled
 from blackbox.noise.sparse import Mask, RandomMask, Sparse
 from blackbox.noise.sphere import Sphere
 
-__all__ = ["Coordinate", "Gaussian", "Law", "Mask", "Rademacher", "RandomMask", "Sparse", "Sphere"]
+__all__ = ["Coordinate", "Gaussian", "Law", "Mask", "Rademacher", "RandomMask", "Scaled", "Sparse", "Sphere"]

@@ -10,12 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from blackbox.layout import Layout, TensorSpec
-from blackbox.seeds import noise_key
+from blackbox.seeds import noise_keys
 
 GROUP = 32
 
@@ -48,6 +47,10 @@ class Law(ABC):
     def run(self, key: Tensor, count: int) -> Tensor:
         """Groups 0 .. count-1 of one tensor (``count`` even): float32 [count, *group_shape]; key int32 [2]."""
         return self.groups(key, torch.arange(count, dtype=torch.int32, device=key.device))
+
+    def factor(self, spec: TensorSpec) -> float:
+        """What ``groups`` must be multiplied by in this tensor; ``sample`` and ``rows`` have done so."""
+        return 1.0
 
     def scale(self, seed: int, layout: Layout) -> float:
         """The factor that goes into the coefficient of z(seed); 1 unless z is normalised over all tensors."""
@@ -99,5 +102,5 @@ class Law(ABC):
 
 def keys(seeds: Sequence[int], name: str, device: torch.device | str = "cpu") -> Tensor:
     """The hash keys of one tensor under several seeds: int32 [len(seeds), 2]."""
-    table = torch.from_numpy(np.array([noise_key(seed, name) for seed in seeds], dtype=np.int32).reshape(-1, 2))
+    table = torch.from_numpy(noise_keys(seeds, name))
     return table if torch.device(device).type == "cpu" else table.to(device)

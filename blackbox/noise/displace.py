@@ -9,16 +9,18 @@ in memory. Three forms serve every execution:
 
 Small tensors, masked laws and machines without a compiler take the eager path, in chunks. Rademacher noise is
 bit-equal on both paths, Gaussian to the last ulps; which path is taken is a property of the ``Displacer``, so a run
-can journal it.
+can journal it. Many terms on a small tensor are one product of weights and noise, summed in float64; on a large
+one they are streamed, a pass a term.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,10 +29,13 @@ from blackbox.noise.base import GROUP, Law, keys
 from blackbox.noise.coordinate import Coordinate
 from blackbox.noise.sparse import Sparse
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 17
 _PAIR = 2 * GROUP  # one Rademacher hash
 FUSE_FROM = 1 << 14
 """Tensors below this size are displaced eagerly: a kernel call would cost more than the work."""
+
+KEPT = 1 << 20
+"""Elements of noise that a displacer holds at most: drawn for a round's candidates, wanted again for its update."""
 
 Term = tuple[int, float]
 """(seed, coefficient); the coefficient includes the law's scale."""
@@ -43,30 +48,38 @@ class Displacer:
         law: the law.
         layout: the tensors.
         fused: use compiled kernels for large tensors; False is the eager path everywhere.
+
+    Attributes:
+        scaled: whether the law has a scale other than 1.
     """
 
     def __init__(self, law: Law, layout: Layout, fused: bool = True) -> None:
         self.law = law
         self.layout = layout
+        self.scaled = type(law).scale is not Law.scale
         self.fused = fused and not isinstance(law, Sparse | Coordinate)
         self._tables: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
+        self._kept: dict[tuple[str, torch.dtype, torch.device], tuple[list[int], Tensor]] = {}
 
     def terms(self, terms: Sequence[Term]) -> list[Term]:
         """The terms with the law's scale multiplied into the coefficients."""
+        if not self.scaled:
+            return list(terms)
         return [(seed, c * self.law.scale(seed, self.layout)) for seed, c in terms]
 
-    def displace(
-        self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float = 1.0
-    ) -> None:
+    def displace(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float = 1.0) -> None:
         """out <- decay * base + sum_i c_i z(s_i); flat tensors; ``out`` may be ``base``, or of another dtype."""
         if not terms:
             torch.mul(base, decay, out=out) if out.dtype == base.dtype else out.copy_(base * decay)
+            return
+        if len(terms) > 1 and base.numel() < FUSE_FROM:
+            self._sum(out, base, spec, terms, decay)
             return
         for seed, coefficient in terms:
             main = self._main(base)
             if main:
                 kernel = _kernel(self.law, "displace" if out is not base else "displace_in_place")
-                key, scalars = self._key(seed, spec, base), _scalars(base, decay, coefficient)
+                key, scalars = self._key(seed, spec, base), _scalars(base, decay, coefficient * self.law.factor(spec))
                 kernel(self._grouped(out, main), self._grouped(base, main), key, scalars)
             self._eager(out, base, spec, main, seed, coefficient, decay)
             base, decay = out, 1.0
@@ -77,24 +90,39 @@ class Displacer:
         """base <- decay * base + u z(t), then out <- base + c z(t + 1), in one pass."""
         main = self._main(base)
         if main:
-            key, scalars = self._key(update[0], spec, base), _scalars(base, decay, update[1], probe[1])
+            key, scalars = self._key(update[0], spec, base), self._pair_scalars(base, spec, decay, update, probe)
             next_key = self._key(probe[0], spec, base)
             kernel = _kernel(self.law, "update_and_displace")
             kernel(self._grouped(out, main), self._grouped(base, main), key, next_key, scalars)
         self._eager(base, base, spec, main, *update, decay)
         self._eager(out, base, spec, main, *probe, 1.0)
 
-    def displace_twice(
-        self, base: Tensor, spec: TensorSpec, update: Term, probe: Term, decay: float = 1.0
-    ) -> None:
+    def displace_twice(self, base: Tensor, spec: TensorSpec, update: Term, probe: Term, decay: float = 1.0) -> None:
         """base <- (decay * base + u z(t)) + c z(t + 1), in one pass."""
         main = self._main(base)
         if main:
-            key, scalars = self._key(update[0], spec, base), _scalars(base, decay, update[1], probe[1])
+            key, scalars = self._key(update[0], spec, base), self._pair_scalars(base, spec, decay, update, probe)
             next_key = self._key(probe[0], spec, base)
             _kernel(self.law, "displace_twice")(self._grouped(base, main), key, next_key, scalars)
         self._eager(base, base, spec, main, *update, decay)
         self._eager(base, base, spec, main, *probe, 1.0)
+
+    def noise(
+        self, seeds: list[int], spec: TensorSpec, start: int, stop: int, dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        """Elements start .. stop-1 of distinct seeds' unscaled noise: [len(seeds), stop - start], not to be written to.
+
+        Kept if the seeds' noise of the whole layout has at most KEPT elements.
+        """
+        if len(seeds) * self.layout.dimension > KEPT:
+            return self.law.sample(seeds, spec, start, stop, device).to(dtype)
+        drawn, noise = self._kept.get((spec.name, dtype, device), ([], None))
+        if noise is None or (drawn != seeds and not set(seeds) <= set(drawn)):
+            drawn, noise = list(seeds), self.law.sample(seeds, spec, 0, spec.numel, device).to(dtype)
+            self._kept[spec.name, dtype, device] = drawn, noise
+        elif drawn != seeds:
+            noise = noise[[drawn.index(seed) for seed in seeds]]
+        return noise if stop - start == spec.numel else noise[:, start:stop]
 
     def small_noise(self, seed: int, specs: Sequence[TensorSpec], device: torch.device) -> dict[str, Tensor]:
         """Unscaled noise of many small tensors by one hash call: float32 [numel] by name."""
@@ -105,7 +133,14 @@ class Displacer:
         low = torch.cat([torch.arange(count, dtype=torch.int32) for count in counts])
         noise = self.law.groups(key.to(device), low.to(device)).reshape(-1)
         starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
-        return {s.name: noise[a * GROUP : a * GROUP + s.numel] for s, a in zip(specs, starts, strict=False)}
+        return {
+            s.name: noise[a * GROUP : a * GROUP + s.numel] * self.law.factor(s)
+            for s, a in zip(specs, starts, strict=False)
+        }
+
+    def _pair_scalars(self, base: Tensor, spec: TensorSpec, decay: float, update: Term, probe: Term) -> Tensor:
+        factor = self.law.factor(spec)
+        return _scalars(base, decay, update[1] * factor, probe[1] * factor)
 
     def _main(self, base: Tensor) -> int:
         """How many leading elements the fused kernel takes."""
@@ -137,6 +172,20 @@ class Displacer:
             part = base[low:high].to(noise.dtype)
             out[low:high] = noise.mul_(c).add_(part if decay == 1.0 else part * decay)
 
+    def _sum(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float) -> None:
+        """``displace`` by many terms at once, as many as KEPT allows."""
+        exact = torch.float32 if base.device.type == "mps" else torch.float64  # which mps lacks
+        total, target = base.to(exact), out if out.dtype == exact else None
+        block = max(1, KEPT // base.numel())
+        for low in range(0, len(terms), block):
+            part = terms[low : low + block]
+            noise = self.noise([seed for seed, _ in part], spec, 0, spec.numel, _wide(base), base.device)
+            weights = torch.from_numpy(np.array([c for _, c in part])).to(total)
+            total = torch.addmv(total, noise.to(exact).t(), weights, beta=decay, out=target)
+            decay = 1.0
+        if target is None:
+            out.copy_(total)
+
 
 def _wide(base: Tensor) -> torch.dtype:
     """The dtype sums are taken in: never half precision."""
@@ -147,7 +196,7 @@ def _scalars(base: Tensor, *numbers: float) -> Tensor:
     return torch.tensor(numbers, dtype=_wide(base), device=base.device)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernel(law: Law, form: str) -> Callable[..., None]:
     """The compiled kernel of one law and form; shapes are dynamic, numbers come as tensors: one compile each."""
 
@@ -179,7 +228,7 @@ def _kernel(law: Law, form: str) -> Callable[..., None]:
     function = forms[form]
     # The compiler counts its variants per code object; laws must not share one.
     function.__code__ = function.__code__.replace(co_name=f"{form}_{law.tag}")
-    compiled = torch.compile(function, dynamic=True, fullgraph=True)
+    compiled: Callable[..., None] = torch.compile(function, dynamic=True, fullgraph=True)
 
     def call(*tensors: Tensor) -> None:
         # Kernels run inside the user's forward too; its autocast state must not make another variant.
@@ -199,7 +248,7 @@ def _kernel(law: Law, form: str) -> Callable[..., None]:
     return call
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiler_works(device_type: str) -> bool:
     """Whether torch.compile has a working back end here; found out once, by compiling a trifle."""
     try:

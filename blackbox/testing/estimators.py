@@ -59,7 +59,7 @@ def answer(queries: Sequence[Query], values: FloatArray, accepts: frozenset[type
 def ask(
     estimator: Estimator, f: Function, round: Round, parameters: Parameters
 ) -> list[tuple[Query, Feedback]]:
-    """Plan and answer every phase of one round; each query with an answer of its own where answers are numbers."""
+    """Plan and answer every phase of one round; where answers are numbers, each query by itself."""
     told: list[tuple[Query, Feedback]] = []
     for phase in range(MAX_PHASES):
         plan = estimator.next(round, phase, Answers(feedback for _, feedback in told))
@@ -103,7 +103,8 @@ class EstimatorSuite:
 
     def test_it_says_what_feedback_it_accepts(self, estimator: Estimator) -> None:
         known = {Values, Ranking, Preferences}
-        assert estimator.accepts and estimator.accepts <= known | {Failed}
+        assert estimator.accepts
+        assert estimator.accepts <= known | {Failed}
 
     def test_plan_is_a_function_of_the_round(self, estimator: Estimator) -> None:
         again = copy.deepcopy(estimator)
@@ -113,7 +114,9 @@ class EstimatorSuite:
     def test_ids_are_distinct_and_of_the_step(self, estimator: Estimator) -> None:
         parameters = point()
         ids = [q.id for q, _ in ask(estimator, linear, make_round(3, parameters), parameters)]
-        assert ids and len(set(ids)) == len(ids) and all(i.startswith("3.") for i in ids)
+        assert ids
+        assert len(set(ids)) == len(ids)
+        assert all(i.startswith("3.") for i in ids)
 
     def test_queries_carry_the_version_they_were_planned_at(self, estimator: Estimator) -> None:
         parameters = point()
@@ -133,7 +136,8 @@ class EstimatorSuite:
     def test_planning_and_estimating_leave_the_parameters_alone(self, estimator: Estimator) -> None:
         parameters = point()
         estimate(estimator, linear, make_round(0, parameters), parameters)
-        assert torch.equal(parameters.flat(), point().flat()) and parameters.version == 0
+        assert torch.equal(parameters.flat(), point().flat())
+        assert parameters.version == 0
 
     def test_estimate_is_unbiased_on_a_linear_function(self, estimator: Estimator) -> None:
         """Each coordinate of the mean over many rounds within 4.5 of its standard errors."""

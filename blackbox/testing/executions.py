@@ -71,8 +71,8 @@ class ExecutionSuite:
     """
 
     drift: float = 0.0
-    """How far an element may be from where it was after a round, flushed; 0 is bit for bit. The values are float64
-    of size 1, so an execution that displaces and comes back is allowed a few 1e-16."""
+    """How far an element may be from where it was after a round, flushed; 0 is bit for bit. The values are
+    float64 of size 1, so an execution that displaces and comes back is allowed a few 1e-16."""
 
     @pytest.fixture
     def execution(self) -> Execution:
@@ -158,7 +158,8 @@ class ExecutionSuite:
         truth = [expected(setting, q) for q in queries]
         objective.fail_on = {2}
         outcomes = execution.evaluate(objective, queries, parameters)
-        assert len(outcomes) == len(queries) and sum(isinstance(o, Exception) for o in outcomes) <= 1
+        assert len(outcomes) == len(queries)
+        assert sum(isinstance(o, Exception) for o in outcomes) <= 1
         for outcome, true in zip(outcomes, truth, strict=True):
             if isinstance(outcome, Tensor):
                 torch.testing.assert_close(outcome.double(), true, rtol=0, atol=1e-12)

@@ -15,7 +15,7 @@ def global_state() -> dict[str, bytes]:
     """The states of the generators of torch (all devices), numpy and random, comparable by ==."""
     state = {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": pickle.dumps(np.random.get_state()),
+        "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
         "random": pickle.dumps(random.getstate()),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -35,7 +35,7 @@ def untouched() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let the body draw from torch's global CPU generator (to build a module), seeded, and restore its state."""
+    """Let the body draw from torch's global CPU generator (to build a module), seeded; then restore it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -26,7 +26,7 @@ class NoiseSuite:
     """Subclass it and define the fixture ``law``."""
 
     ulps: float = 4.0
-    """How far values on another device may differ, in units of float32's last place at 1; 0 is bit-equal."""
+    """How far values on another device may differ, in float32's last place just below 8; 0 is bit-equal."""
 
     @pytest.fixture
     def law(self) -> Law:
@@ -81,7 +81,7 @@ class NoiseSuite:
         spec = LAYOUT.specs[0]
         here = law.sample((5,), spec, 0, spec.numel, device).cpu()
         there = law.sample((5,), spec, 0, spec.numel)
-        assert (here - there).abs().max() <= self.ulps * 2.0**-23
+        assert (here - there).abs().max() <= self.ulps * 2.0**-21
 
     def test_run_equals_groups_from_zero(self, law: Law, device: str) -> None:
         key = torch.tensor([123456789, -987654321], dtype=torch.int32, device=device)

@@ -53,7 +53,7 @@ def run(optimizer: Optimizer, parameters: Parameters, steps: range) -> None:
 
 
 class OptimizerSuite:
-    """Subclass it and define the fixture ``make_optimizer``: a function that makes a new, equal optimizer a call.
+    """Subclass it and define the fixture ``make_optimizer``: a function that makes a new optimizer a call.
 
     Its learning rate should suit a function of unit curvature.
     """

@@ -40,8 +40,8 @@ def questions(step: int = 0) -> list[Query]:
 class OracleSuite:
     """Subclass it and define the fixture ``oracle``, new for each test.
 
-    Override ``parameters`` for an oracle over something other than a vector of four, and ``respond`` where an answer
-    takes an action of its own (a person's, a worker's).
+    Override ``parameters`` for an oracle over something other than a vector of four, and ``respond`` where an
+    answer takes an action of its own (a person's, a worker's).
     """
 
     deterministic: bool = True
@@ -80,7 +80,8 @@ class OracleSuite:
         return feedback
 
     def test_it_says_what_it_answers(self, oracle: Oracle) -> None:
-        assert oracle.answers and oracle.answers <= {Values, Ranking, Preferences, Failed}
+        assert oracle.answers
+        assert oracle.answers <= {Values, Ranking, Preferences, Failed}
 
     def test_nothing_asked_is_nothing_answered(self, oracle: Oracle) -> None:
         assert list(oracle.poll()) == []
@@ -106,7 +107,8 @@ class OracleSuite:
     def test_parameters_are_left_as_they_were(self, oracle: Oracle, parameters: Parameters) -> None:
         before = parameters.flat()
         self.ask(oracle, questions(), parameters)
-        assert torch.equal(parameters.flat(), before) and parameters.version == 0
+        assert torch.equal(parameters.flat(), before)
+        assert parameters.version == 0
 
     def test_answers_do_not_depend_on_the_order_of_asking(
         self, oracle: Oracle, parameters: Parameters

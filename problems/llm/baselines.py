@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch.nn import functional
 
+from blackbox.memory import PeakMemory
 from problems.llm.classification import Classification
 
 
@@ -67,30 +65,3 @@ def adamw(
         "seconds": seconds,
         "peak_memory": float(peak),
     }
-
-
-class PeakMemory:
-    """Peak bytes from its making to `read`: of the device on CUDA, else of the whole process.
-
-    Linux can start the process's peak anew; elsewhere it counts from the process's start.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")
-
-    def read(self) -> int:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device)
-        try:
-            status = Path("/proc/self/status").read_text()
-            return int(status.split("VmHWM:")[1].split()[0]) * 1024
-        except (OSError, IndexError):
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -48,7 +48,7 @@ class TestCentralSphere(EstimatorSuite):
 # Closed forms on a linear function
 
 
-D, ROUNDS, BOUND = 24, 20_000, 4.5
+D, ROUNDS, BOUND = 24, 10_000, 4.5
 LAYOUT = Layout.of({"x": (D,)})
 G = np.sqrt(np.arange(1.0, D + 1)) * np.where(np.arange(D) % 3, 1, -1)
 
@@ -58,7 +58,8 @@ def directions(law: Law, count: int) -> np.ndarray:
     """Scaled noise of ``count`` seeds: [count, D]."""
     seeds = [derive_seed(1, "closed forms", i) for i in range(count)]
     scale = np.array([law.scale(seed, LAYOUT) for seed in seeds])
-    return law.sample(seeds, LAYOUT.specs[0], 0, D).double().numpy() * scale[:, None]
+    z: np.ndarray = law.sample(seeds, LAYOUT.specs[0], 0, D).double().numpy() * scale[:, None]
+    return z
 
 
 @lru_cache
@@ -67,7 +68,8 @@ def linear_estimates(kind: type[TwoPoint], law: Law, q: int, rounds: int = ROUND
     estimator = kind(law, epsilon=0.25, probes=q)
     z = directions(law, rounds * q).reshape(rounds, q, D)
     values = np.einsum("mq,rqd,d->mr", estimator.coefficients(), z, G) + 3.0
-    return np.einsum("qr,rqd->rd", estimator.weights(values), z)
+    estimates: np.ndarray = np.einsum("qr,rqd->rd", estimator.weights(values), z)
+    return estimates
 
 
 @by_kind
@@ -91,7 +93,7 @@ def test_variance_is_its_closed_form(kind: type[TwoPoint], law: Law, q: int, fac
 @by_kind
 @pytest.mark.parametrize("q", [1, 4])
 def test_sphere_variance_is_its_closed_form(kind: type[TwoPoint], q: int) -> None:
-    rounds = 4000 // q
+    rounds = 2000 // q
     squares = ((linear_estimates(kind, Sphere(), q, rounds) - G) ** 2).sum(1)
     expected = (D - 1) / q * float(G @ G)
     assert abs(squares.mean() - expected) < BOUND * squares.std() / rounds**0.5
@@ -109,9 +111,9 @@ def test_mean_is_the_gradient(kind: type[TwoPoint], law: Law) -> None:
 def test_squared_cosine_is_beta_distributed(q: int) -> None:
     """With Gaussian noise cos^2 = chi2(q) / (chi2(q) + chi2(d - 1)), so its mean is q/(q + d - 1), about q/d.
 
-    Proof: turn g onto the first axis; the first row of Z is a ~ N(0, I_q), and Z a = (|a|^2, |a| N(0, I_{d-1})).
+    Proof: turn g onto the first axis; the first row of Z is a ~ N(0, I_q), Z a = (|a|^2, |a| N(0, I_{d-1})).
     """
-    estimates = linear_estimates(CentralDifference, Gaussian(), q)[: 20_000 // q]
+    estimates = linear_estimates(CentralDifference, Gaussian(), q)[: 10_000 // q]
     squared = (estimates @ G) ** 2 / ((estimates**2).sum(1) * (G @ G))
     assert abs(squared.mean() - q / (q + D - 1)) < BOUND * squared.std() / len(squared) ** 0.5
     assert stats.kstest(squared, stats.beta(q / 2, (D - 1) / 2).cdf).pvalue > 1e-3
@@ -130,7 +132,8 @@ H = np.diag(np.linspace(0.5, 4, D)) + 0.1
 
 
 def quadratic(x: np.ndarray) -> np.ndarray:
-    return 0.5 * np.einsum("...i,ij,...j->...", x, H, x) + x @ G
+    value: np.ndarray = 0.5 * np.einsum("...i,ij,...j->...", x, H, x) + x @ G
+    return value
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 0.25, 1e-3])

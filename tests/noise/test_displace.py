@@ -34,7 +34,8 @@ def start(size: int, dtype: torch.dtype, device: str) -> Tensor:
 
 def both(law: Law) -> tuple[Displacer, Displacer]:
     fused, eager = Displacer(law, LAYOUT), Displacer(law, LAYOUT, fused=False)
-    assert fused.fused and not eager.fused
+    assert fused.fused
+    assert not eager.fused
     return fused, eager
 
 
@@ -91,7 +92,8 @@ def test_fused_update_and_displace_equals_two_eager_displacements(device: str) -
         fused.update_and_displace(out, base, spec, UPDATE, PROBE, 0.9)
         eager.displace(expected, expected, spec, [UPDATE], 0.9)
         eager.displace(expected_out, expected, spec, [PROBE])
-        assert torch.equal(base, expected) and torch.equal(out, expected_out)
+        assert torch.equal(base, expected)
+        assert torch.equal(out, expected_out)
 
 
 def test_fused_displace_twice_equals_two_eager_displacements(device: str) -> None:

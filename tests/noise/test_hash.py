@@ -55,7 +55,7 @@ def test_key_schedule_may_wrap_around() -> None:
 
 @pytest.mark.parametrize("varied", ["key0", "key1", "counter0", "counter1"])
 def test_one_input_bit_flips_half_of_the_output_bits(varied: str) -> None:
-    """Avalanche: 64 outputs bits x 32 inputs bits, each flip a fair coin (4.5 standard deviations of 2048 x 64)."""
+    """Avalanche: 64 x 32 bits of output and input at 64 points, each flip a fair coin (4.5 deviations)."""
     names = ("key0", "key1", "counter0", "counter1")
     points = torch.arange(64, dtype=torch.int32) * 77_777_777
     inputs = {name: points + i for i, name in enumerate(names)}

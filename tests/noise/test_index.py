@@ -80,7 +80,7 @@ def test_mask_does_not_repeat_beyond_32_bits() -> None:
     assert 0.4 < float((near == far).float().mean()) < 0.6
 
 
-# The numbers of version 1 of each law. A change here is a change of every journal: the law's tag must change too.
+# The numbers of version 1 of each law. Other numbers need another tag, or old journals replay wrongly.
 PINNED_SIGNS = "+-++-++---++-------+----------+-"
 PINNED_GAUSSIAN = [0.1277504, -0.221269, 1.3258302, 0.0295237, 0.528161, 0.8735265, -0.8946813, -0.5653028]
 

@@ -49,7 +49,8 @@ class TestSparse(NoiseSuite):
 
     def second_moment(self, law: Law, layout: Layout) -> Tensor:
         """The identity where the mask keeps, 0 elsewhere."""
-        assert isinstance(law, Sparse) and law.mask is not None
+        assert isinstance(law, Sparse)
+        assert law.mask is not None
         kept = [law.mask.select(spec, torch.arange(spec.numel)) for spec in layout.specs]
         return torch.diag(torch.cat(kept).double())
 

@@ -1,11 +1,12 @@
 """The noise is what it says: moments, independence, distribution.
 
-Seeds are fixed, so every test is deterministic; bounds are 4.5 standard errors (about 7e-6 two-sided) of the exact law
-under the hypothesis.
+Seeds are fixed, so every test is deterministic; bounds are 4.5 standard errors (about 7e-6 two-sided) of the
+exact law under the hypothesis.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -32,7 +33,7 @@ def draw(law: Law, seed: int = 1, tensor: int = 0) -> Tensor:
 
 
 def z_score(products: Tensor, mean: float, variance: float) -> float:
-    return abs(float(products.mean()) - mean) / (variance / len(products)) ** 0.5
+    return abs(float(products.mean()) - mean) / math.sqrt(variance / len(products))
 
 
 @names

@@ -77,7 +77,8 @@ def test_sgd_step_of_one_seed_waits_to_be_merged() -> None:
 def test_zero_direction_moves_nothing() -> None:
     parameters = start()
     SGD(0.1).step(Estimate(Direction()), make_round(0, parameters), parameters)
-    assert torch.equal(parameters.flat(), start().flat()) and parameters.version == 1
+    assert torch.equal(parameters.flat(), start().flat())
+    assert parameters.version == 1
 
 
 # torch.optim
@@ -155,7 +156,7 @@ def test_unknown_class_is_refused_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("steps", [1, 50])
 def test_tiny_steps_survive_in_bfloat16(steps: int) -> None:
-    """Steps of 2**-15 against a spacing of 2**-7 near 1; nearest rounding would leave every element where it is."""
+    """Steps of 2**-15 against a spacing of 2**-7 near 1; nearest rounding would move no element."""
     parameters = Parameters({"w": torch.ones(20_000, dtype=torch.bfloat16)})
     optimizer = TorchOptimizer("SGD", 2.0**-15, CONSTANT)
     moved = torch.zeros(20_000, dtype=torch.float64)

@@ -40,7 +40,7 @@ def test_warm_up_rises_then_the_shape_takes_the_rest(shape: Shape, values: list[
 @pytest.mark.parametrize("warmup", [0.0, 0.3])
 def test_factor_stays_in_the_unit_interval(shape: Shape, warmup: float) -> None:
     factors = [Schedule(shape, warmup).factor(i / 100) for i in range(111)]
-    assert 0.0 <= min(factors) and max(factors) <= 1.0
+    assert all(0.0 <= factor <= 1.0 for factor in factors)
 
 
 def test_default_is_linear_decay_without_warm_up() -> None:

@@ -1,0 +1,87 @@
+"""One phase of a round: its queries, and the answers that have come so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import numpy as np
+
+from blackbox.estimators.base import Plan, Round
+from blackbox.feedback import Feedback, Preferences, Ranking, Values
+from blackbox.parameters import Parameters
+from blackbox.probe import DenseCandidate, Query
+from blackbox.result import Best
+
+_KEEP_POINT_UP_TO = 10_000
+
+
+@dataclass
+class Phase:
+    """The open phase of the open round.
+
+    ``repeated`` is False while answers of a former life were replayed, but not their evaluation's passes.
+    """
+
+    round: Round
+    number: int
+    queries: dict[str, Query]
+    anchors: tuple[str, ...] = ()
+    asked: bool = False
+    repeated: bool = True
+    feedback: list[Feedback] = field(default_factory=list)
+    unanswered: dict[str, None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan, round: Round, number: int) -> Phase:
+        """A phase in which nothing is asked yet."""
+        queries = {query.id: query for query in plan.queries}
+        return cls(round, number, queries, plan.anchors, unanswered=dict.fromkeys(queries))
+
+    def parts(self) -> Iterator[tuple[bool, list[Query]]]:
+        """The queries in order, cut into (all answered?, some that follow each other)."""
+        for answered, group in groupby(self.queries.values(), lambda query: query.id not in self.unanswered):
+            yield answered, list(group)
+
+    def new_part(self, feedback: Feedback) -> Feedback | None:
+        """The feedback without what was answered: values count once a query, rankings once a rater."""
+        if isinstance(feedback, Ranking | Preferences):
+            same = (f for f in self.feedback if type(f) is type(feedback) and f.ids == feedback.ids)
+            return None if any(getattr(f, "rater", "") == feedback.rater for f in same) else feedback
+        rows = [row for row, i in enumerate(feedback.ids) if i in self.unanswered]
+        if len(rows) in (0, len(feedback.ids)):
+            return feedback if rows else None
+        ids = tuple(feedback.ids[row] for row in rows)
+        cost = {coin: amount * len(rows) / len(feedback.ids) for coin, amount in feedback.cost.items()}
+        if isinstance(feedback, Values):
+            return Values(ids, feedback.values[rows], cost)
+        return replace(feedback, ids=ids, cost=cost)
+
+    def about(self, query_id: str, rater: str) -> list[Feedback]:
+        """One rater's answers that speak of a query."""
+        return [f for f in self.feedback if query_id in f.ids and getattr(f, "rater", "") == rater]
+
+    def take_back(self, given: Sequence[Feedback]) -> None:
+        """Forget answers; what no other answer covers is open again."""
+        self.feedback = [f for f in self.feedback if f not in given]
+        covered = {i for f in self.feedback for i in f.ids}
+        self.unanswered = {i: None for i in self.queries if i not in covered}
+
+    def lowest(self, feedback: Values, parameters: Parameters, best: Best | None) -> Best | None:
+        """The lowest of some values if it is below the best so far, else that one."""
+        means = feedback.values if feedback.values.ndim == 1 else feedback.values.mean(1)
+        index = int(np.argmin(means))
+        value = float(means[index])
+        if best is not None and value >= best.value:
+            return best
+        query = self.queries[feedback.ids[index]]
+        point = None
+        if parameters.module is None and parameters.dimension <= _KEEP_POINT_UP_TO:
+            from blackbox.execution.batched import materialise
+
+            if not isinstance(query.candidate, DenseCandidate):
+                point = materialise([query], parameters)[0].tolist()
+            else:
+                point = query.candidate.values.tolist()
+        return Best(value, query, point)
