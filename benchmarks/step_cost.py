@@ -55,9 +55,15 @@ class FixedBatch:
     @torch.no_grad()
     def values(self, context: Context) -> Tensor:
         """Cross-entropy of every example."""
+        return self.stacked_values(context, 1)[0]
+
+    @torch.no_grad()
+    def stacked_values(self, context: Context, copies: int) -> Tensor:
+        """The same for copies of the batch in one forward."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast, cache_enabled=False):
-            scores = self.module(self.tokens, self.last)
-        return nn.functional.cross_entropy(scores.float(), self.labels, reduction="none")
+            scores = self.module(self.tokens.repeat(copies, 1), self.last.repeat(copies), copies)
+        labels = self.labels.repeat(copies)
+        return nn.functional.cross_entropy(scores.float(), labels, reduction="none").view(copies, -1)
 
 
 def floor(problem: FixedBatch) -> Callable[[], None]:

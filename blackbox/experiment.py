@@ -12,30 +12,27 @@ folder/name/
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from blackbox.budget import Budget
 from blackbox.config.loader import Config, build_strategy
-from blackbox.config.source import parse, read
 from blackbox.errors import UserError
+from blackbox.folder import CONFIG, RESULT, TEST, clear, holds_run, may_begin, read_json, set_aside, write_json
 from blackbox.hooks import Hook, MetricsFile, write_whole
 from blackbox.journal import Journal
+from blackbox.memory import PeakMemory
 from blackbox.objective import ModuleObjective
 from blackbox.parameters import Parameters
 from blackbox.result import Result
 from blackbox.run import Tolerance, run
 from blackbox.session import Session
 
-CONFIG = "config.yaml"
-TEST = "test.json"
-RESULT = "result.json"
+__all__ = ["Experiment", "holds_run", "settings_of"]
 
 
 class Experiment:
@@ -45,19 +42,25 @@ class Experiment:
         config: what to run.
         resume: go on with the run in the folder; without it, the folder must not hold a run.
         inexact: resume although the configuration, the thread count or torch's version changed.
+        fresh: set a run that is in the folder aside, and start anew.
+
+    Attributes:
+        set_aside: where the run that was in the folder is now, if ``fresh`` found one.
 
     Raises:
         UserError: the folder's state and ``resume`` don't agree, or a component refused its arguments.
     """
 
-    def __init__(self, config: Config, resume: bool = False, inexact: bool = False) -> None:
+    def __init__(self, config: Config, resume: bool = False, inexact: bool = False, fresh: bool = False) -> None:
+        if fresh and resume:
+            raise UserError("--fresh starts anew and --resume goes on: give one of them.")
         self.config = config
         self.folder = config.folder
         self._inexact = inexact
-        _check_folder(config, resume, inexact)
+        self.set_aside = set_aside(self.folder) if fresh else None
+        may_begin(config, resume, inexact)
         if not resume:
-            for name in (TEST, RESULT, "metrics.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
+            clear(self.folder)
 
     def run(self, hooks: Sequence[Hook] = ()) -> Result:
         """Run to the end of the budget, or until interrupted (see the result's status)."""
@@ -72,6 +75,7 @@ class Experiment:
             oracle = _oracle(config, problem)
             stack.callback(getattr(oracle, "close", lambda: None))
             parameters = _parameters(config, problem, oracle)
+            memory = PeakMemory(parameters.device)
             session = Session(
                 strategy,
                 parameters,
@@ -92,7 +96,7 @@ class Experiment:
                 checkpoint_every=config.run.checkpoint_every,
                 tolerance=Tolerance(config.run.failures, config.run.failures_from),
             )
-            self._note_result(result)
+            self._note_result(result, memory.read(), bool(getattr(problem, "maximize", False)))
             if result.status.finished:
                 self._test("after", problem, session)
         return result
@@ -122,70 +126,18 @@ class Experiment:
         self._note(moment, {"step": session.steps, **facts})
 
     def _note(self, key: str, value: Any) -> None:
-        _write_json(self.folder / TEST, {**read_json(self.folder / TEST), key: value})
+        write_json(self.folder / TEST, {**read_json(self.folder / TEST), key: value})
 
-    def _note_result(self, result: Result) -> None:
+    def _note_result(self, result: Result, peak_memory: int, maximize: bool) -> None:
+        """``peak_memory`` is the highest of all the run's lives."""
         best = None
         if result.best is not None:
             best = {"value": result.best.value, "query": result.best.query.id, "point": result.best.point}
         facts = {"status": result.status.name, "message": result.message, "steps": result.steps}
         more = {"cost": result.cost, "best": best, "metrics": result.metrics, "reasons": result.reasons}
-        _write_json(self.folder / RESULT, facts | more)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty if there is none."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    text = json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether anything was begun there; a journal is empty until the problem could be built."""
-    journal = folder / "journal.jsonl"
-    return journal.exists() and journal.stat().st_size > 0
-
-
-def _check_folder(config: Config, resume: bool, inexact: bool) -> None:
-    folder = config.folder
-    exists = holds_run(folder)
-    if exists and not resume:
-        raise UserError(f"{folder} holds a run already. Go on by --resume, or name this one: --set run.name=OTHER.")
-    if resume and not exists:
-        raise UserError(f"There is no run in {folder} to resume; leave --resume out to start one.")
-    if not exists:
-        return
-    saved = read(folder / CONFIG).data if (folder / CONFIG).exists() else {}
-    changed = _differences(saved, parse(config.dump()).data)
-    if changed and not inexact:
-        raise UserError(
-            f"{folder} was run with another configuration: {'; '.join(changed[:3])}. "
-            "Resume with --inexact to go on with the new one."
-        )
-
-
-def _differences(saved: Any, now: Any, path: str = "") -> list[str]:
-    """Where two resolved configurations differ, apart from what cannot change the steps of a run."""
-    if path in ("run.imports", "run.folder", "run.name", "run.test_on", "baselines"):
-        return []
-    if isinstance(saved, dict) and isinstance(now, dict):
-        inside = [f"{path}.{key}" if path else str(key) for key in {**saved, **now}]
-        pairs = [(saved.get(key), now.get(key)) for key in {**saved, **now}]
-        return [line for (a, b), p in zip(pairs, inside, strict=True) for line in _differences(a, b, p)]
-    return [] if saved == now else [f"{path} was {saved}, now {now}"]
+        known = read_json(self.folder / RESULT).get("peak_memory", 0)
+        last = {"peak_memory": max(peak_memory, known), "maximize": maximize}
+        write_json(self.folder / RESULT, facts | more | last)
 
 
 def _oracle(config: Config, problem: Any) -> Any:

@@ -97,8 +97,7 @@ class Answers:
     """The answers of one round, by query id. The order in which they came never matters."""
 
     def __init__(self, feedback: Iterable[Feedback] = ()) -> None:
-        self._whole: Values | None = None
-        self._values: dict[str, FloatArray] = {}
+        self._parts: list[Values] = []
         self.failed: dict[str, str] = {}
         self.rankings: list[Ranking] = []
         self.preferences: list[Preferences] = []
@@ -109,8 +108,7 @@ class Answers:
         """Take one more answer."""
         match feedback:
             case Values():
-                self._whole = None if self._values else feedback
-                self._values.update(zip(feedback.ids, feedback.values, strict=True))
+                self._parts.append(feedback)
             case Failed():
                 self.failed.update(dict.fromkeys(feedback.ids, feedback.reason))
             case Ranking():
@@ -120,9 +118,10 @@ class Answers:
 
     def values(self, ids: Sequence[str]) -> FloatArray:
         """float64 [n] or [n, batch]; the row of a failed query is NaN, so arithmetic on it can't go unnoticed."""
-        if self._whole is not None and self._whole.ids == tuple(ids):
-            return self._whole.values  # mostly one answer has all that is wanted
-        rows = [self._values.get(i) for i in ids]
+        if len(self._parts) == 1 and self._parts[0].ids == tuple(ids):
+            return self._parts[0].values  # mostly one answer has all that is wanted
+        known_rows = {i: row for part in self._parts for i, row in zip(part.ids, part.values, strict=True)}
+        rows = [known_rows.get(i) for i in ids]
         known = next((row for row in rows if row is not None), None)
         if known is None:
             return np.full(len(rows), np.nan)

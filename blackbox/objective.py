@@ -33,6 +33,19 @@ class ModuleObjective(Protocol):
         ...
 
 
+@runtime_checkable
+class StackedObjective(ModuleObjective, Protocol):
+    """A module objective that can evaluate several copies of a batch in one forward.
+
+    Every input of the module has the copies one after the other along its first dimension, or has 1 there. The
+    execution gives each copy weights of its own.
+    """
+
+    def stacked_values(self, context: Context, copies: int) -> Tensor:
+        """[copies, batch]; as ``values`` for every copy."""
+        ...
+
+
 Objective = VectorObjective | ModuleObjective
 
 

@@ -21,7 +21,7 @@ from blackbox.errors import StaleAnswerError, UserError
 from blackbox.interrupt import held_back
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
-from blackbox.noise.displace import FUSE_FROM, Displacer, _compiler_works
+from blackbox.noise.displace import FUSE_FROM, Displacer, compiler_works
 from blackbox.update import Update, merge, move_tensor
 
 __all__ = ["Parameters", "Update", "canonical"]
@@ -120,7 +120,7 @@ class Parameters:
     def kernels(self) -> str:
         """The noise kernels of large tensors: "fused", or "eager" if none is large or none compiles."""
         large = any(spec.numel >= FUSE_FROM for spec in self.layout.specs)
-        return "fused" if self.fused and large and _compiler_works(self.device.type) else "eager"
+        return "fused" if self.fused and large and compiler_works(self.device.type) else "eager"
 
     @property
     def dimension(self) -> int:
@@ -179,7 +179,6 @@ class Parameters:
         update, self.pending = self.pending, None
         return update
 
-    @torch.no_grad()
     def _move(self, update: Update) -> None:
         for spec in self.layout.specs:
             self.move(spec, update)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
-
-import numpy as np
 
 from blackbox.estimators.base import Plan, Round
 from blackbox.feedback import Feedback, Preferences, Ranking, Values
@@ -39,6 +38,26 @@ class Phase:
         queries = {query.id: query for query in plan.queries}
         return cls(round, number, queries, plan.anchors, unanswered=dict.fromkeys(queries))
 
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The queries' ids in order."""
+        return tuple(self.queries)
+
+    def open_queries(self) -> list[Query]:
+        """Those without an answer, in order."""
+        if len(self.unanswered) == len(self.queries):
+            return list(self.queries.values())
+        return [self.queries[i] for i in self.unanswered]
+
+    def take(self, feedback: Feedback) -> None:
+        """Keep an answer; its queries are open no more."""
+        self.feedback.append(feedback)
+        if feedback.ids == self.ids:
+            self.unanswered.clear()
+            return
+        for i in feedback.ids:
+            self.unanswered.pop(i, None)
+
     def parts(self) -> Iterator[tuple[bool, list[Query]]]:
         """The queries in order, cut into (all answered?, some that follow each other)."""
         for answered, group in groupby(self.queries.values(), lambda query: query.id not in self.unanswered):
@@ -49,6 +68,8 @@ class Phase:
         if isinstance(feedback, Ranking | Preferences):
             same = (f for f in self.feedback if type(f) is type(feedback) and f.ids == feedback.ids)
             return None if any(getattr(f, "rater", "") == feedback.rater for f in same) else feedback
+        if len(self.unanswered) == len(self.queries) and feedback.ids == self.ids:
+            return feedback
         rows = [row for row, i in enumerate(feedback.ids) if i in self.unanswered]
         if len(rows) in (0, len(feedback.ids)):
             return feedback if rows else None
@@ -71,7 +92,7 @@ class Phase:
     def lowest(self, feedback: Values, parameters: Parameters, best: Best | None) -> Best | None:
         """The lowest of some values if it is below the best so far, else that one."""
         means = feedback.values if feedback.values.ndim == 1 else feedback.values.mean(1)
-        index = int(np.argmin(means))
+        index = int(means.argmin())
         value = float(means[index])
         if best is not None and value >= best.value:
             return best

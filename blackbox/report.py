@@ -48,9 +48,7 @@ class RunRecord:
 
         saved = sorted((self.folder / "checkpoints").glob("step-*.safetensors"))
         if not saved:
-            raise UserError(
-                f"{self.folder} has no checkpoint (run.checkpoint_every is 0, or it was too short)."
-            )
+            raise UserError(f"{self.folder} has no checkpoint (run.checkpoint_every is 0, or it was too short).")
         tensors: dict[str, Tensor] = checkpoint.load(saved[-1])["tensors"]
         return tensors
 
@@ -86,7 +84,9 @@ def table(record: RunRecord) -> RenderableType:
     if record.evaluations:
         split = record.config.get("run", {}).get("evaluate_on", "held out")
         last = record.evaluations[-1]
-        columns[f"{split}, last"] = {k: v for k, v in last.items() if k not in _BOOKKEEPING}
+        found = {k: v for k, v in last.items() if k not in _BOOKKEEPING}
+        if found != columns["after"]:  # a problem without data has the same metrics on every split
+            columns[f"{split}, last"] = found
     columns = {name: metrics for name, metrics in columns.items() if metrics}
     if columns:
         metrics = Table("metric", *columns, title="Metrics")
@@ -94,13 +94,19 @@ def table(record: RunRecord) -> RenderableType:
             metrics.add_row(row, *(_number(values.get(row)) for values in columns.values()))
         parts.append(metrics)
     if before.get("samples"):
-        samples = Table(title="Samples")
-        samples.add_column("sample", no_wrap=True, overflow="ellipsis")
-        for name in ("label", "before", "after"):
-            samples.add_column(name, no_wrap=True)
+        samples = Table(title="Samples", expand=True)
+        samples.add_column("sample", no_wrap=True, overflow="ellipsis", ratio=1)
         later = after.get("samples") or [{}] * len(before["samples"])
-        for first, last in zip(before["samples"], later, strict=False):
-            samples.add_row(_sample(first), str(first.get("label", "")), _answer(first), _answer(last))
+        cells = [
+            (_sample(first), str(first.get("label", "")), _answer(first), _answer(last))
+            for first, last in zip(before["samples"], later, strict=False)
+        ]
+        for index, name in enumerate(("label", "before", "after"), 1):
+            # Rich would rather shorten these than the sentence, down to nothing.
+            width = max(len(name), *(len(row[index]) for row in cells))
+            samples.add_column(name, no_wrap=True, overflow="ellipsis", min_width=min(width, 18))
+        for row in cells:
+            samples.add_row(*row)
         parts.append(samples)
     return Group(*parts)
 
@@ -114,11 +120,7 @@ def plot(record: RunRecord, path: Path | None = None) -> Path | None:
     if not record.steps:
         return None
     path = path or record.folder / "report.png"
-    names = [
-        k
-        for k in (record.evaluations[-1] if record.evaluations else {})
-        if k not in (*_BOOKKEEPING, "examples")
-    ]
+    names = [k for k in (record.evaluations[-1] if record.evaluations else {}) if k not in (*_BOOKKEEPING, "examples")]
     figure = Figure(figsize=(5.5 * (1 + bool(names)), 3.6), layout="constrained")
     axes = figure.subplots(1, 1 + bool(names), squeeze=False)[0]
     queries, values = _series(record.steps, "value")
@@ -176,20 +178,53 @@ def _facts(record: RunRecord) -> RenderableType:
         facts.add_row("value", f"{_number(mean[0])} {sparkline(mean)} {_number(mean[-1])}")
     if record.result.get("best"):
         facts.add_row("lowest value", _number(record.result["best"]["value"]))
+    if record.result.get("peak_memory"):
+        facts.add_row("peak memory", _bytes(record.result["peak_memory"]))
     for reason in record.result.get("reasons", []):
         facts.add_row("failure", str(reason))
+    if (worse := what_got_worse(record)) is not None:
+        facts.add_row("note", worse)
     return facts
+
+
+def what_got_worse(record: RunRecord) -> str | None:
+    """One sentence if the run ended worse than it began, by its values or by all of its metrics; else None."""
+    _, values = _series(record.steps, "value")
+    mean = smoothed(values)
+    if len(mean) > 1 and mean[-1] > mean[0]:
+        what = f"The value ended above where it began ({_number(mean[0])}, now {_number(mean[-1])})"
+    elif (found := _worse_metrics(record)) is not None:
+        what = f"The metrics ended worse than they began ({found})"
+    else:
+        return None
+    advice = "lower optimizer.lr" if "lr" in (record.config.get("optimizer") or {}) else "take smaller steps"
+    return f"{what}: {advice}, or ask more probes a step."
+
+
+_HIGHER_IS_BETTER = {"accuracy": True, "auc": True, "median_accuracy": True, "cross_entropy": False}
+
+
+def _worse_metrics(record: RunRecord) -> str | None:
+    """The metrics of the start and the end, if all that have a known better side got worse."""
+    better = {**_HIGHER_IS_BETTER, "value": bool(record.result.get("maximize", False))}
+    first, last = (record.test.get(moment, {}).get("metrics", {}) for moment in ("before", "after"))
+    if record.evaluations and not last:
+        first, last = record.evaluations[0], record.evaluations[-1]
+    pairs = {name: (first[name], last[name]) for name in better if _are_numbers(first.get(name), last.get(name))}
+    if not pairs or not all(b < a if better[name] else b > a for name, (a, b) in pairs.items()):
+        return None
+    return ", ".join(f"{name} {_number(a)}, now {_number(b)}" for name, (a, b) in pairs.items())
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 _COINS = ("queries", "examples", "tokens", "failed", "wall_seconds")
 
 
 def _series(records: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    pairs = [
-        (r["queries"], r[key])
-        for r in records
-        if isinstance(r.get(key), int | float) and math.isfinite(r[key])
-    ]
+    pairs = [(r["queries"], r[key]) for r in records if isinstance(r.get(key), int | float) and math.isfinite(r[key])]
     return [float(x) for x, _ in pairs], [float(y) for _, y in pairs]
 
 
@@ -197,6 +232,10 @@ def _number(value: Any) -> str:
     if not isinstance(value, int | float):
         return "" if value is None else str(value)
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e12 else f"{value:.4g}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _sample(sample: dict[str, Any]) -> str:
@@ -225,7 +264,5 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _runs_near(folder: Path) -> str:
-    found = sorted(
-        str(p.parent) for near in (folder, folder.parent, Path("runs")) for p in near.glob("*/config.yaml")
-    )
+    found = sorted(str(p.parent) for near in (folder, folder.parent, Path("runs")) for p in near.glob("*/config.yaml"))
     return f" Runs near it: {', '.join(found[:5])}." if found else ""

@@ -59,7 +59,6 @@ def take_up(session: Session, journal: Journal, settings: dict[str, Any], inexac
     session.history.extend(
         record.get("value", float("nan")) for record in records[:start] if record["kind"] == "stepped"
     )
-    session._told.extend(_told(records[:start]))
     session._told.extend(_told(records[:start])[-256:])
     for record in records[start:]:
         _replay(session, record, journal)

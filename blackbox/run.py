@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
+
 from blackbox.budget import Budget
+from blackbox.config.fit import kinds_of, misfit
 from blackbox.errors import UserError
 from blackbox.feedback import Cost, Feedback
 from blackbox.hooks import Hook
@@ -16,6 +19,7 @@ from blackbox.parameters import Parameters
 from blackbox.probe import Query
 from blackbox.result import Result, Status
 from blackbox.session import Session
+from blackbox.watch import Plateau, Rounding
 
 Metrics = Callable[[], dict[str, float]]
 
@@ -79,12 +83,13 @@ def run(
 
 
 def check_fit(session: Session, oracle: Oracle) -> None:
-    """Refuse an oracle whose answers the strategy cannot use."""
-    if not oracle.answers & session.strategy.accepts:
-        needs = " or ".join(sorted(t.__name__ for t in session.strategy.accepts))
-        gives = " or ".join(sorted(t.__name__ for t in oracle.answers))
-        who = type(getattr(session.strategy, "estimator", session.strategy)).__name__
-        raise UserError(f"{who} needs {needs}, but {type(oracle).__name__} answers {gives}.")
+    """Refuse an oracle whose answers the strategy cannot use, and name those that could."""
+    estimator = getattr(session.strategy, "estimator", None)
+    kind, judge = ("strategy", session.strategy) if estimator is None else ("estimator", estimator)
+    accepts, answers = kinds_of(session.strategy, "accepts"), kinds_of(oracle, "answers")
+    why = misfit(kind, type(judge).__name__, accepts, type(oracle).__name__, answers)
+    if why is not None:
+        raise UserError(why)
 
 
 class _Run:
@@ -99,7 +104,9 @@ class _Run:
     ) -> None:
         self.session, self.oracle, self.budget = session, oracle, budget
         self.hooks, self.metrics, self.tolerance = hooks, metrics, tolerance
-        self.plateau = _Plateau(budget.plateau)
+        self.plateau = Plateau(budget.plateau)
+        # Values at float64 parameters are float64 themselves, and far from rounding.
+        self.rounding = Rounding(all(t.dtype == torch.float64 for t in session.parameters.raw.values()))
         self._began = time.monotonic() - session.seconds
 
     @property
@@ -187,7 +194,8 @@ class _Run:
             session.save(self.seconds)
 
     def _after_step(self, facts: dict[str, float]) -> Status | None:
-        record = self._record_of(facts)
+        self.rounding.note(facts.get("near_rounding", 0.0))
+        record = self._record_of(facts) if self.hooks else {}
         stopped = [hook.on_step(record) for hook in self.hooks]
         if any(stopped):
             return Status.STOPPED
@@ -196,12 +204,14 @@ class _Run:
         return None
 
     def _record_of(self, facts: dict[str, float]) -> dict[str, Any]:
-        session = self.session
+        session, device = self.session, self.session.parameters.device
+        memory = {"peak_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
         return {
             "step": session.steps,
             "queries": session.spent.get("queries", 0),
             "seconds": round(self.seconds, 3),
             "progress": self.budget.progress(session.spent, self.seconds / 60, session.steps),
+            **memory,
             **facts,
         }
 
@@ -243,24 +253,3 @@ class _Run:
             journal=session.journal.path if session.journal is not None else None,
             reasons=tuple(session.reasons) if status is Status.FAILURES else (),
         )
-
-
-class _Plateau:
-    """No new lowest smoothed value for ``patience`` steps."""
-
-    def __init__(self, patience: int | None) -> None:
-        self.patience = patience
-        self._mean: float | None = None
-        self._lowest = math.inf
-        self._since = 0
-
-    def reached(self, value: float) -> bool:
-        if self.patience is None or math.isnan(value):
-            return False
-        weight = 2.0 / (self.patience + 1)
-        self._mean = value if self._mean is None else (1 - weight) * self._mean + weight * value
-        if self._mean < self._lowest:
-            self._lowest, self._since = self._mean, 0
-        else:
-            self._since += 1
-        return self._since >= self.patience

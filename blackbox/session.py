@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Session:
         self.forgiven: Cost = {}
         self._phase: Phase | None = None
         self._answers = Answers()
-        self._told: deque[frozenset[str]] = deque(maxlen=256)
+        self._told: deque[Collection[str]] = deque(maxlen=256)
         self._replay = replay
         self._abandoned = False
         parameters.on_flush = None  # of an earlier session
@@ -115,7 +115,7 @@ class Session:
             layout, version = self.parameters.layout, self.parameters.version
             self._open(Round(self.steps, version, self.seed, context, layout, progress), 0)
         assert self._phase is not None
-        return [self._phase.queries[i] for i in self._phase.unanswered]
+        return self._phase.open_queries()
 
     def ask(self, progress: float = 0.0) -> list[Query]:
         """The unanswered queries of the open round, planning one if none is open; idempotent.
@@ -178,7 +178,7 @@ class Session:
         """
         phase = self._phase
         ids = feedback.ids
-        if phase is None or not phase.asked or not set(ids) <= phase.queries.keys():
+        if phase is None or not phase.asked or (ids != phase.ids and not set(ids) <= phase.queries.keys()):
             self._refuse_stale(ids)
             return
         if not isinstance(feedback, Failed) and type(feedback) not in self.strategy.accepts:
@@ -192,8 +192,7 @@ class Session:
                 if self.parameters.in_place and not self._in_place:
                     self._in_place = True
                     self._record({"kind": "in-place"})
-                everything = new.ids == tuple(phase.queries)
-                record = to_record(new, self.journal, omit_ids=everything)
+                record = to_record(new, self.journal, omit_ids=new.ids == phase.ids)
                 self._record(record, durable=isinstance(new, Ranking | Preferences))
             self._receive(new, phase)
 
@@ -211,7 +210,7 @@ class Session:
         phase.take_back(given)
 
     def _refuse_stale(self, ids: Sequence[str]) -> None:
-        if all(any(i in told for told in self._told) for i in ids):
+        if set(ids) <= set().union(*self._told):
             return  # a repeat of what the last rounds already acted on
         now = self.parameters.version
         unknown = next(i for i in ids if self._phase is None or i not in self._phase.queries)
@@ -222,9 +221,7 @@ class Session:
         )
 
     def _receive(self, feedback: Feedback, phase: Phase) -> None:
-        phase.feedback.append(feedback)
-        for i in feedback.ids:
-            phase.unanswered.pop(i, None)
+        phase.take(feedback)
         add_cost(self.spent, feedback.cost)
         if "queries" not in feedback.cost:
             add_cost(self.spent, {"queries": len(feedback.ids)})
@@ -248,7 +245,7 @@ class Session:
         with held_back():  # half a step could not be undone
             for feedback in phase.feedback:
                 self._answers.add(feedback)
-            self._told.append(frozenset(phase.queries))
+            self._told.append(phase.ids)
             round = phase.round
             self._open(round, phase.number + 1)
             if self._phase is not None:

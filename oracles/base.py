@@ -85,11 +85,12 @@ class LocalOracle(BaseOracle):
         new = [query for query in queries if query.id not in self._waiting]
         if not new:
             return
-        self._waiting.update(query.id for query in new)
+        ids = [query.id for query in new]
+        self._waiting.update(ids)
         try:
             self._ready.extend(self.answer(new, parameters))
         except BaseException:
-            self._waiting.difference_update(query.id for query in new)
+            self._waiting.difference_update(ids)
             raise
 
     def poll(self, timeout: float = 0) -> Sequence[Feedback]:

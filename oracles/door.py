@@ -40,12 +40,12 @@ def settle(
     sizes must agree: those unlike the most common one fail.
     """
     whole = _stack(outcomes)
+    if whole is not None and whole.ndim == 2 and not per_example:
+        with np.errstate(invalid="ignore", over="ignore"):
+            whole = whole.mean(1)
+    if whole is not None and np.isfinite(whole).all():
+        return [Values(tuple([query.id for query in queries]), whole, _sum(cost(queries), extra))]
     with np.errstate(invalid="ignore", over="ignore"):
-        if whole is not None:
-            values = whole.mean(1) if whole.ndim == 2 and not per_example else whole
-            if np.isfinite(values).all():
-                ids = tuple([query.id for query in queries])
-                return [Values(ids, values, _sum(cost(queries), extra))]
         feedback = _one_by_one(queries, outcomes, cost, per_example)
     feedback[0] = replace(feedback[0], cost=_sum(feedback[0].cost, extra))
     return feedback

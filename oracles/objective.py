@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,9 @@ class ObjectiveOracle(LocalOracle):
     def cost(self, queries: Sequence[Query]) -> Cost:
         """Queries, and what the problem counts: examples, tokens, episodes."""
         total: Cost = {"queries": len(queries)}
-        for context, same in groupby(queries, lambda query: query.context):
+        if not hasattr(self.problem, "cost"):
+            return total
+        for context, same in groupby(queries, attrgetter("context")):
             times = len(list(same))
             add_cost(total, {coin: times * one for coin, one in cost_of(self.problem, context).items()})
         return total

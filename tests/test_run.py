@@ -6,17 +6,19 @@ import json
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from blackbox.budget import Budget
 from blackbox.errors import UserError
 from blackbox.estimators import CentralDifference
-from blackbox.feedback import Feedback, Values
+from blackbox.feedback import Failed, Feedback, Ranking, Values
 from blackbox.hooks import Hook, MetricsFile
 from blackbox.journal import Journal
 from blackbox.noise import Gaussian
@@ -142,8 +144,41 @@ def test_an_oracle_that_does_not_fit_is_refused() -> None:
         def rank(self, candidates: Any) -> Any:
             return [0, 1, 2, 3]
 
-    with pytest.raises(UserError, match="CentralDifference needs Values, but Order answers Failed or Ranking"):
+    with pytest.raises(
+        UserError,
+        match=r"CentralDifference needs Values, but Order answers Ranking\. Estimators that accept Ranking: none yet",
+    ):
         run(start(), Order(), Budget(steps=1))
+
+    class Ranked(CentralDifference):
+        accepts = frozenset({Ranking, Failed})  # that both may fail is no fit
+
+    strategy = GradientStrategy(Ranked(), SGD(0.1))
+    words = r"Ranked needs Ranking, but Bowl answers Values\. Estimators that accept Values: central, forward"
+    with pytest.raises(UserError, match=words):
+        run(Session(strategy, Parameters.from_vector([1.0])), Bowl(), Budget(steps=1))
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "warned"),
+    [
+        (1e-7, torch.float32, True),
+        (1e-3, torch.float32, False),
+        (0.0, torch.float32, False),
+        (1e-7, torch.float64, False),
+    ],
+)
+def test_differences_as_small_as_rounding_are_warned_about_once(scale: float, dtype: torch.dtype, warned: bool) -> None:
+    class Slight(Bowl):
+        def evaluate(self, candidates: Any) -> Any:
+            return 1.0 + scale * np.sign(candidates[:, 0] - 1.0)
+
+    strategy = GradientStrategy(CentralDifference(epsilon=1e-2), SGD(1e-3))
+    session = Session(strategy, Parameters.from_vector(torch.ones(3, dtype=dtype)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(session, Slight(), Budget(steps=4))
+    assert ["Raise epsilon" in str(one.message) for one in caught] == [True] * warned
 
 
 def test_too_many_failures_stop_the_run_which_goes_on_once_the_oracle_is_mended(tmp_path: Path) -> None:

@@ -26,9 +26,7 @@ def validate(
 
 
 def list_components(
-    kind: Annotated[
-        str | None, typer.Argument(help="Only this kind: problem, oracle, noise, estimator ...")
-    ] = None,
+    kind: Annotated[str | None, typer.Argument(help="Only this kind: problem, oracle, noise, estimator ...")] = None,
 ) -> None:
     """List the components that a configuration can name."""
     from rich.console import Console

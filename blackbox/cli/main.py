@@ -55,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(str(error))
         code = 2
     except Exception as error:  # a defect of ours, or of a component: still one message
-        _say(
-            f"Unexpected {type(error).__name__}: {error}\nSet BLACKBOX_TRACEBACK=1 to see where it came from."
-        )
+        _say(f"Unexpected {type(error).__name__}: {error}\nSet BLACKBOX_TRACEBACK=1 to see where it came from.")
         code = 1
     else:
         code = 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +29,7 @@ def run(
     inexact: Annotated[
         bool, typer.Option("--inexact", help="Resume although settings changed that may change the outcome.")
     ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set a run in the folder aside and start anew.")] = False,
 ) -> None:
     """Run a configuration in a folder of its own."""
     from blackbox.cli.progress import ProgressHook, loading
@@ -37,8 +41,10 @@ def run(
             from blackbox.experiment import Experiment
             from blackbox.result import Status
 
-            experiment = Experiment(checked, resume, inexact)
-        with ProgressHook() as progress:
+            experiment = Experiment(checked, resume, inexact, fresh)
+        if experiment.set_aside is not None:
+            typer.echo(f"The run that was there is kept in {experiment.set_aside}.", err=True)
+        with _plain_warnings(), ProgressHook() as progress:
             result = experiment.run([progress])
     except KeyboardInterrupt:
         _say_how_to_go_on(checked)
@@ -53,6 +59,14 @@ def run(
         raise typer.Exit(1)
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as one line without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
+        yield
+
+
 def _summary(config: Config) -> None:
     from rich.console import Console
 
@@ -65,10 +79,10 @@ def _summary(config: Config) -> None:
 
 
 def _say_how_to_go_on(config: Config) -> None:
-    from blackbox.experiment import holds_run
+    from blackbox.folder import holds_run
 
     started = holds_run(config.folder)
-    words = f"saved; resume with: {_resume_command(config)}" if started else "nothing was started."
+    words = f"saved; resume with: {_resume_command(config)}" if started else "nothing was answered yet."
     typer.echo(f"\nInterrupted: {words}", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,16 @@ class Block:
         try:
             return self.target(**arguments, **self.fixed, **given)
         except UserError as error:
-            raise self.cursor.error(str(error)) from error
+            raise self.cursor.error(str(error), self._blamed(str(error))) from error
         except Exception as error:  # raised for values the user wrote, often by the user's own class
             raise self.cursor.error(f"{self.label} could not be made: {explain(error)}.") from error
+
+    def _blamed(self, message: str) -> Any:
+        """The first of the keys given that a constructor's complaint speaks of; None if it speaks of none."""
+        value = self.cursor.value
+        given = [str(key) for key in value if key != "type"] if isinstance(value, dict) else []
+        spoken = [word for word in re.findall(r"\w+", message) if word in given]
+        return spoken[0] if spoken else None
 
     @property
     def nested(self) -> list[Block]:
@@ -70,9 +78,7 @@ class Block:
     def dump(self) -> dict[str, Any]:
         """The block as YAML values, defaults included; parsing them again gives this block."""
         head = {"type": self.name} if self.name else {}
-        return head | {
-            key: _plain(value) for key, value in self.arguments.items() if _plain(value) is not REQUIRED
-        }
+        return head | {key: _plain(value) for key, value in self.arguments.items() if _plain(value) is not REQUIRED}
 
 
 def parse_block(cursor: Cursor, kind: str) -> Block:
@@ -145,9 +151,7 @@ def _arguments(cursor: Cursor, kind: str, name: str, target: Any, fixed: Mapping
             raise cursor.error(f"`{key}` is a block of its own, at the top of the file.", key)
         else:
             keys = ", ".join(accepted.fields) or "none"
-            raise cursor.error(
-                f"there is no such key.{nearest(key, accepted.fields)} Keys of {label}: {keys}.", key
-            )
+            raise cursor.error(f"there is no such key.{nearest(key, accepted.fields)} Keys of {label}: {keys}.", key)
     missing = [f.name for f in accepted.fields.values() if f.default is REQUIRED and f.name not in arguments]
     if missing:
         raise cursor.error(f"{label} needs {' and '.join(f'`{m}`' for m in missing)}.")

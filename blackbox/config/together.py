@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blackbox.config.block import Block
+from blackbox.config.fit import execution_misfit, kinds_of, misfit
 from blackbox.config.registry import components, find
 from blackbox.config.source import Cursor, nearest
-from blackbox.errors import UserError
-from blackbox.feedback import Failed
 
 if TYPE_CHECKING:
     from blackbox.config.loader import Config
@@ -35,6 +35,7 @@ def check_together(config: Config, root: Cursor) -> None:
             raise root.error(f"{block.label} needs a block `problem`.")
     _check_files(config.problem)
     _check_fit(config)
+    _check_execution(config)
 
 
 def _check_files(problem: Block | None) -> None:
@@ -56,37 +57,33 @@ def _check_fit(config: Config) -> None:
     judge = config.strategy
     if "estimator" in config.strategy.injected and config.estimator is not None:
         judge = next(
-            (b for b in reversed(config.variance_reduction) if _kinds(b.target, "accepts")), config.estimator
+            (b for b in reversed(config.variance_reduction) if kinds_of(b.target, "accepts")), config.estimator
         )
-    accepts, answers = _kinds(judge.target, "accepts"), _answers(config.oracle)
-    if not accepts or not answers or accepts & answers:
+    accepts, answers = kinds_of(judge.target, "accepts"), _answers(config.oracle)
+    if not accepts or not answers:
         return
     kind = "estimator" if judge is not config.strategy else "strategy"
-    fitting = [c.name for c in components(kind) if _accepts_any(kind, c.name, answers)]
-    raise config.oracle.cursor.error(
-        f"{judge.label} needs {_names(accepts)}, but {config.oracle.label} answers {_names(answers)}. "
-        f"{kind.capitalize()}s that accept {_names(answers)}: {', '.join(fitting) or 'none yet'}."
-    )
+    why = misfit(kind, judge.label, accepts, config.oracle.label, answers)
+    if why is not None:
+        raise config.oracle.cursor.error(why)
+
+
+def _check_execution(config: Config) -> None:
+    """Refuse an execution that can't evaluate the problem, where the objective oracle would hand it one."""
+    if config.execution is None or config.problem is None or not _asks_problem(config.oracle):
+        return
+    why = execution_misfit(config.execution.target, config.problem.target)
+    if why is not None:
+        raise config.execution.cursor.error(why)
+
+
+def _asks_problem(oracle: Block) -> bool:
+    objective = find("oracle", "objective")
+    own = inspect.isclass(oracle.target) and issubclass(oracle.target, objective)
+    return own or any(_asks_problem(block) for block in oracle.nested)
 
 
 def _answers(oracle: Block) -> frozenset[type]:
     """What it answers; a wrapper answers what the oracle inside does."""
-    own = _kinds(oracle.target, "answers")
+    own = kinds_of(oracle.target, "answers")
     return own or next((kinds for block in oracle.nested if (kinds := _answers(block))), own)
-
-
-def _accepts_any(kind: str, name: str, answers: frozenset[type]) -> bool:
-    try:
-        return bool(_kinds(find(kind, name), "accepts") & answers)
-    except UserError:  # an installed component whose own needs are missing
-        return False
-
-
-def _kinds(target: Any, attribute: str) -> frozenset[type]:
-    """The feedback types a class declares; empty if only its instances know."""
-    declared = getattr(target, attribute, None)
-    return frozenset(declared) - {Failed} if isinstance(declared, set | frozenset) else frozenset()
-
-
-def _names(kinds: frozenset[type]) -> str:
-    return " or ".join(sorted(kind.__name__ for kind in kinds))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from blackbox.direction import Direction
@@ -56,15 +57,18 @@ class Round:
     ) -> tuple[Query, ...]:
         """Queries "step.phase.index" for these candidates; ``first`` is the index of the first of them."""
         context, version = self.context if context is None else context, self.version
-        stem = f"{self.step}.{phase}."
-        return tuple(
-            [Query(f"{stem}{i}", candidate, base, version, context) for i, candidate in enumerate(candidates, first)]
-        )
+        ids = _ids(self.step, phase, first, len(candidates))
+        return tuple([Query(i, one, base, version, context) for i, one in zip(ids, candidates, strict=True)])
 
-    def ids(self, phase: int, count: int) -> list[str]:
+    def ids(self, phase: int, count: int) -> tuple[str, ...]:
         """The ids that ``queries`` gives."""
-        stem = f"{self.step}.{phase}."
-        return [f"{stem}{i}" for i in range(count)]
+        return _ids(self.step, phase, 0, count)
+
+
+@lru_cache(maxsize=64)  # as with seeds: for the plan and for the estimate
+def _ids(step: int, phase: int, first: int, count: int) -> tuple[str, ...]:
+    stem = f"{step}.{phase}."
+    return tuple([f"{stem}{i}" for i in range(first, first + count)])
 
 
 @dataclass(frozen=True, slots=True)

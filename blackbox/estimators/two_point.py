@@ -70,15 +70,19 @@ class TwoPoint(Estimator):
     def projected(self, values: FloatArray) -> FloatArray:
         """Values [m, *batch] -> projected gradients [q, *batch]; NaN where a value is."""
 
+    @abstractmethod
+    def pairs(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Values [m, *batch] -> what each probe's difference is taken of, [q, *batch] (or broadcast to it) each."""
+
     def weights(self, values: FloatArray) -> FloatArray:
         """Values [m, *batch] -> weights [q, *batch], so that the estimate is sum_i weights[i] z_i.
 
         Probes with a missing (NaN) value get weight 0 and the mean is taken over the others.
         """
-        slopes = self._slopes(values)
+        return self._averaged(self._slopes(values))
+
+    def _averaged(self, slopes: FloatArray) -> FloatArray:
         missing = np.isnan(slopes)
-        if not missing.any():
-            return slopes / len(slopes)
         weights: FloatArray = np.where(missing, 0.0, slopes) / np.maximum((~missing).sum(0), 1)
         return weights
 
@@ -99,11 +103,11 @@ class TwoPoint(Estimator):
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """(1/q) sum_i slope_i z_i; the per-example mean, if there is one, is taken after the difference."""
         values = answers.values(round.ids(0, self.queries))
-        weights, known, answered = self.weights(values), ~np.isnan(values), values
-        if known.all():
-            slopes = weights * self.probes
+        slopes, missing, answered = self._slopes(values), np.isnan(values), values
+        if missing.any():
+            weights, answered = self._averaged(slopes), values[~missing]
         else:
-            slopes, answered = self._slopes(values), values[known]
+            weights = slopes / len(slopes)
         if weights.ndim == 2:
             weights, slopes = weights.mean(1), slopes.mean(1)  # a slope is NaN where one of its examples is
         slopes = slopes[~np.isnan(slopes)] if answered is not values else slopes
@@ -111,6 +115,7 @@ class TwoPoint(Estimator):
             "value": float(answered.sum()) / answered.size if answered.size else float("nan"),
             "slope": math.sqrt(slopes @ slopes / max(slopes.size, 1)),
             "zero_differences": 1.0 - np.count_nonzero(slopes) / slopes.size if slopes.size else 0.0,
+            "near_rounding": near_rounding(*self.pairs(values)) / slopes.size if slopes.size else 0.0,
         }
         seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)
         return Estimate(Direction((SeedTerms(self.noise, seeds, weights),)), info)
@@ -139,6 +144,10 @@ class CentralDifference(TwoPoint):
         """(f+ - f-)/2mu."""
         return (values[0::2] - values[1::2]) / (2 * self.epsilon)
 
+    def pairs(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """f+ and f-."""
+        return values[0::2], values[1::2]
+
 
 class ForwardDifference(TwoPoint):
     """f(x + mu z) - f(x) with one shared base value: q + 1 queries, bias O(mu)."""
@@ -159,3 +168,22 @@ class ForwardDifference(TwoPoint):
     def projected(self, values: FloatArray) -> FloatArray:
         """(f_i - f_0)/mu."""
         return (values[1:] - values[:1]) / self.epsilon
+
+    def pairs(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """f_i and f_0."""
+        return values[1:], values[:1]
+
+
+def near_rounding(first: FloatArray, second: FloatArray) -> int:
+    """How many differences are not 0, but within 4 units in the last place that float32 has at these values.
+
+    ``first`` [q] or [q, batch]; of examples the mean counts. What is NaN counts as far from it.
+    """
+    if first.ndim == 2:
+        first, second = first.mean(1), second.mean(1)
+    gap = np.abs(first - second)
+    close = np.count_nonzero(gap <= _FEW_ULPS * np.abs(second))
+    return int(close - (gap.size - np.count_nonzero(gap)))
+
+
+_FEW_ULPS = 4 * 2.0**-23

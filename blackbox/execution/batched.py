@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any
 
@@ -25,11 +25,11 @@ def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
 
     Noise is drawn once per distinct seed, in one batch. Raises UserError for a payload.
     """
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in parameters.raw.values()) else torch.float32
+    dtype = torch.float64 if any([t.dtype == torch.float64 for t in parameters.raw.values()]) else torch.float32
     bases = {name: _flat(parameters, name).to(dtype) for name in {query.base for query in queries}}
     out = torch.empty(len(queries), parameters.dimension, dtype=dtype, device=parameters.device)
     probes = [query.candidate for query in queries if isinstance(query.candidate, Probe)]
-    laws = {probe.law for probe in probes}
+    laws = set({id(probe.law): probe.law for probe in probes}.values())  # by value, but mostly it is one object
     if len(probes) == len(queries) and len(laws) == len(bases) == 1:  # the usual round; each row is written once
         _displace(out, bases[queries[0].base], laws.pop(), probes, parameters)
         return out
@@ -53,29 +53,30 @@ def _flat(parameters: Parameters, base: str) -> Tensor:
     if base == CURRENT:
         parameters.flush()
     tensors = parameters.raw if base == CURRENT else parameters.anchor(base)
-    return (
-        torch.cat([t.reshape(-1) for t in tensors.values()])
-        if len(tensors) > 1
-        else next(iter(tensors.values())).reshape(-1)
-    )
+    if len(tensors) > 1:
+        return torch.cat([t.reshape(-1) for t in tensors.values()])
+    (only,) = tensors.values()
+    return only if only.ndim == 1 else only.reshape(-1)
 
 
 def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], parameters: Parameters) -> None:
     """out <- base + coefficients @ noise, in pieces of columns; ``base`` [d] or [n, d], ``out`` itself perhaps."""
     displacer, n = parameters.displacer(law), len(probes)
-    terms = displacer.terms([term for probe in probes for term in probe.terms])
-    coefficients = np.array([c for _, c in terms])
-    places = {seed: i for i, seed in enumerate(dict.fromkeys([seed for seed, _ in terms]))}
-    seeds, k = list(places), len(places)
-    picked = [places[seed] for seed, _ in terms]
+    parts = [probe.terms for probe in probes]
+    terms = displacer.terms(list(chain.from_iterable(parts)))
+    asked, coefficients = [seed for seed, _ in terms], np.array([c for _, c in terms])
+    seeds = list(dict.fromkeys(asked))
+    k = len(seeds)
+    each = n // max(k, 1)
     shaped, pick = out, None
-    if {len(probe.terms) for probe in probes} != {1}:
-        factors = torch.from_numpy(_matrix(probes, picked, coefficients, k)).to(out)
-    elif base.ndim == 1 and picked == [i for i in range(k) for _ in range(n // k)]:
+    if set(map(len, parts)) != {1}:
+        factors = torch.from_numpy(_matrix(probes, _places(seeds, asked), coefficients, k)).to(out)
+    elif base.ndim == 1 and n == k * each and all([asked[i::each] == seeds for i in range(each)]):
         # Neighbours share their noise in most plans (x + z, x - z): nothing has to be gathered.
-        shaped, factors = out.view(k, n // k, -1), torch.from_numpy(coefficients.reshape(k, n // k, 1)).to(out)
+        shaped, factors = out.view(k, each, -1), torch.from_numpy(coefficients.reshape(k, each, 1)).to(out)
     else:
-        factors, pick = torch.from_numpy(coefficients[:, None]).to(out), torch.tensor(picked, device=out.device)
+        factors = torch.from_numpy(coefficients[:, None]).to(out)
+        pick = torch.tensor(_places(seeds, asked), device=out.device)
     width = max(_PIECE // n, 64)
     for spec in parameters.layout.specs:
         for start in range(0, spec.numel, width):
@@ -90,7 +91,14 @@ def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], para
             elif pick is not None:
                 torch.addcmul(here, noise.index_select(0, pick), factors, out=to)
             else:
-                torch.add(here, factors @ noise, out=to)
+                # Contiguous whether it was kept or not: a product's bits may depend on the strides.
+                torch.add(here, factors @ noise.contiguous(), out=to)
+
+
+def _places(seeds: list[int], asked: list[int]) -> list[int]:
+    """Where each seed that is asked for stands among the distinct ones."""
+    places = {seed: i for i, seed in enumerate(seeds)}
+    return [places[seed] for seed in asked]
 
 
 def _matrix(
@@ -135,7 +143,7 @@ class Batched(Execution):
         return parts[0] if len(parts) == 1 else [outcome for part in parts for outcome in part]
 
     def _parts(self, queries: Sequence[Query]) -> Iterator[tuple[Context, list[Query]]]:
-        for context, same in groupby(queries, key=attrgetter("context")):
+        for context, same in groupby(queries, attrgetter("context")):
             group = list(same)
             size = self.chunk or len(group)
             for start in range(0, len(group), size):

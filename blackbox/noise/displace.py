@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -59,6 +60,10 @@ class Displacer:
         self.scaled = type(law).scale is not Law.scale
         self.fused = fused and not isinstance(law, Sparse | Coordinate)
         self._tables: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
+        small = [s for s in layout.specs if s.numel < FUSE_FROM]
+        together = 1 < len(small) and sum(s.numel for s in small) <= KEPT
+        self._few = {s.name: s for s in small} if together else {}
+        self._few_drawn: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         self._kept: dict[tuple[str, torch.dtype, torch.device], tuple[list[int], Tensor]] = {}
 
     def terms(self, terms: Sequence[Term]) -> list[Term]:
@@ -97,6 +102,37 @@ class Displacer:
         self._eager(base, base, spec, main, *update, decay)
         self._eager(out, base, spec, main, *probe, 1.0)
 
+    def displace_pair(self, plus: Tensor, minus: Tensor, base: Tensor, spec: TensorSpec, probe: Term) -> None:
+        """plus <- base + c z, minus <- base - c z, in one pass."""
+        main, (seed, c) = self._main(base), probe
+        if main:
+            scalars = _scalars(base, 1.0, c * self.law.factor(spec))
+            tensors = [self._grouped(t, main) for t in (plus, minus, base)]
+            _kernel(self.law, "displace_pair")(*tensors, self._key(seed, spec, base), scalars)
+        self._eager(plus, base, spec, main, seed, c, 1.0)
+        self._eager(minus, base, spec, main, seed, -c, 1.0)
+
+    def update_and_displace_pair(
+        self,
+        plus: Tensor,
+        minus: Tensor,
+        base: Tensor,
+        spec: TensorSpec,
+        update: Term,
+        probe: Term,
+        decay: float = 1.0,
+    ) -> None:
+        """base <- decay * base + u z(t), then plus and minus <- base +- c z(t + 1), in one pass."""
+        main = self._main(base)
+        if main:
+            scalars = self._pair_scalars(base, spec, decay, update, probe)
+            tensors = [self._grouped(t, main) for t in (plus, minus, base)]
+            keys_of = [self._key(seed, spec, base) for seed, _ in (update, probe)]
+            _kernel(self.law, "update_and_displace_pair")(*tensors, *keys_of, scalars)
+        self._eager(base, base, spec, main, *update, decay)
+        self._eager(plus, base, spec, main, *probe, 1.0)
+        self._eager(minus, base, spec, main, probe[0], -probe[1], 1.0)
+
     def displace_twice(self, base: Tensor, spec: TensorSpec, update: Term, probe: Term, decay: float = 1.0) -> None:
         """base <- (decay * base + u z(t)) + c z(t + 1), in one pass."""
         main = self._main(base)
@@ -112,17 +148,31 @@ class Displacer:
     ) -> Tensor:
         """Elements start .. stop-1 of distinct seeds' unscaled noise: [len(seeds), stop - start], not to be written to.
 
-        Kept if the seeds' noise of the whole layout has at most KEPT elements.
+        Kept if the seeds' noise of the whole layout has at most KEPT elements. Contiguous, but for a part of kept
+        noise.
         """
         if len(seeds) * self.layout.dimension > KEPT:
-            return self.law.sample(seeds, spec, start, stop, device).to(dtype)
+            return self.law.sample(seeds, spec, start, stop, device).to(dtype).contiguous()
         drawn, noise = self._kept.get((spec.name, dtype, device), ([], None))
         if noise is None or (drawn != seeds and not set(seeds) <= set(drawn)):
-            drawn, noise = list(seeds), self.law.sample(seeds, spec, 0, spec.numel, device).to(dtype)
+            drawn, noise = list(seeds), self.law.sample(seeds, spec, 0, spec.numel, device).to(dtype).contiguous()
             self._kept[spec.name, dtype, device] = drawn, noise
         elif drawn != seeds:
-            noise = noise[[drawn.index(seed) for seed in seeds]]
+            first = drawn.index(seeds[0])
+            if drawn[first : first + len(seeds)] == seeds:
+                noise = noise[first : first + len(seeds)]
+            else:
+                noise = noise[[drawn.index(seed) for seed in seeds]]
         return noise if stop - start == spec.numel else noise[:, start:stop]
+
+    def _few_noise(self, seed: int, device: torch.device) -> dict[str, Tensor]:
+        """``small_noise`` of the small tensors, kept for the last few seeds: each is asked for one tensor at a time."""
+        drawn = self._few_drawn
+        if (seed, device) not in drawn:
+            while len(drawn) > 3:
+                del drawn[next(iter(drawn))]
+            drawn[seed, device] = self.small_noise(seed, list(self._few.values()), device)
+        return drawn[seed, device]
 
     def small_noise(self, seed: int, specs: Sequence[TensorSpec], device: torch.device) -> dict[str, Tensor]:
         """Unscaled noise of many small tensors by one hash call: float32 [numel] by name."""
@@ -144,12 +194,13 @@ class Displacer:
 
     def _main(self, base: Tensor) -> int:
         """How many leading elements the fused kernel takes."""
-        if not self.fused or base.numel() < FUSE_FROM or not _compiler_works(base.device.type):
+        if not self.fused or base.numel() < FUSE_FROM or not compiler_works(base.device.type):
             return 0
         return base.numel() // _PAIR * _PAIR
 
     def _grouped(self, flat: Tensor, main: int) -> Tensor:
-        return flat[:main].view(main // GROUP, *self.law.group_shape)
+        whole = flat if main == flat.numel() else flat[:main]
+        return whole.view(main // GROUP, *self.law.group_shape)
 
     def _key(self, seed: int, spec: TensorSpec, base: Tensor) -> Tensor:
         tables = self._tables
@@ -166,6 +217,13 @@ class Displacer:
     def _eager(
         self, out: Tensor, base: Tensor, spec: TensorSpec, start: int, seed: int, c: float, decay: float
     ) -> None:
+        if start == base.numel():
+            return
+        if spec.name in self._few:
+            noise = self._few_noise(seed, base.device)[spec.name].to(_wide(base)) * c
+            part = base.to(noise.dtype)
+            out.copy_(noise.add_(part if decay == 1.0 else part * decay))
+            return
         for low in range(start, base.numel(), _CHUNK):
             high = min(low + _CHUNK, base.numel())
             noise = self.law.sample((seed,), spec, low, high, base.device)[0].to(_wide(base))
@@ -175,16 +233,27 @@ class Displacer:
     def _sum(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float) -> None:
         """``displace`` by many terms at once, as many as KEPT allows."""
         exact = torch.float32 if base.device.type == "mps" else torch.float64  # which mps lacks
-        total, target = base.to(exact), out if out.dtype == exact else None
-        block = max(1, KEPT // base.numel())
+        weights, block = np.array([c for _, c in terms]), max(1, KEPT // base.numel())
+        total = base.to(exact)
         for low in range(0, len(terms), block):
-            part = terms[low : low + block]
-            noise = self.noise([seed for seed, _ in part], spec, 0, spec.numel, _wide(base), base.device)
-            weights = torch.from_numpy(np.array([c for _, c in part])).to(total)
-            total = torch.addmv(total, noise.to(exact).t(), weights, beta=decay, out=target)
+            seeds = [seed for seed, _ in terms[low : low + block]]
+            noise = self.noise(seeds, spec, 0, spec.numel, _wide(base), base.device).to(exact)
+            total = _plus_product(total, decay, weights[low : low + block], noise, out)
             decay = 1.0
-        if target is None:
+        if total is not out:
             out.copy_(total)
+
+
+def _plus_product(
+    base: Tensor, decay: float, weights: npt.NDArray[np.float64], noise: Tensor, out: Tensor
+) -> Tensor:
+    """decay * base + weights @ noise; in ``out`` if that has the dtype."""
+    if base.device.type != "cpu":
+        return torch.addmv(base, noise.t(), torch.from_numpy(weights).to(base), beta=decay)
+    result = out if out.dtype == base.dtype else torch.empty_like(base)
+    sums, here = result.numpy(), base.numpy()  # numpy's calls cost less than torch's
+    np.add(here if decay == 1.0 else here * decay, weights @ noise.numpy(), out=sums)
+    return result
 
 
 def _wide(base: Tensor) -> torch.dtype:
@@ -193,7 +262,13 @@ def _wide(base: Tensor) -> torch.dtype:
 
 
 def _scalars(base: Tensor, *numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=_wide(base), device=base.device)
+    return _number_tensor(numbers, _wide(base), base.device)
+
+
+@lru_cache(maxsize=64)
+def _number_tensor(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The tensors of a step share their numbers."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 @cache
@@ -219,11 +294,27 @@ def _kernel(law: Law, form: str) -> Callable[..., None]:
         moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
         base.copy_(moved + scalars[2] * noise(next_key, base))
 
+    def displace_pair(plus: Tensor, minus: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
+        shift = scalars[1] * noise(key, base)
+        plus.copy_(base.to(_wide(base)) + shift)
+        minus.copy_(base.to(_wide(base)) - shift)
+
+    def update_and_displace_pair(
+        plus: Tensor, minus: Tensor, base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor
+    ) -> None:
+        moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
+        shift = scalars[2] * noise(next_key, base)
+        base.copy_(moved)
+        plus.copy_(moved + shift)
+        minus.copy_(moved - shift)
+
     forms: dict[str, Any] = {
         "displace": displace,
         "displace_in_place": displace_in_place,
         "update_and_displace": update_and_displace,
         "displace_twice": displace_twice,
+        "displace_pair": displace_pair,
+        "update_and_displace_pair": update_and_displace_pair,
     }
     function = forms[form]
     # The compiler counts its variants per code object; laws must not share one.
@@ -249,7 +340,7 @@ def _kernel(law: Law, form: str) -> Callable[..., None]:
 
 
 @cache
-def _compiler_works(device_type: str) -> bool:
+def compiler_works(device_type: str) -> bool:
     """Whether torch.compile has a working back end here; found out once, by compiling a trifle."""
     try:
         double = torch.compile(lambda x: x + x, fullgraph=True)

@@ -22,6 +22,7 @@ _NUMPY_UP_TO = 1 << 16
 _SHIFTS = [
     [(np.array(distance, np.uint32), np.array(32 - distance, np.uint32)) for distance in four] for four in _ROTATIONS
 ]
+_PARITY_WORD = np.array(_PARITY, np.uint32)
 _FIVES = [np.array(five + 1, np.uint32) for five in range(5)]
 
 Words = npt.NDArray[np.uint32]
@@ -50,9 +51,12 @@ def threefry_numpy(key0: Words, key1: Words, counter0: Words, counter1: Words) -
     """``threefry`` on uint32 arrays."""
     shape = np.broadcast(key0, key1, counter0, counter1).shape
     x0, x1, spare = np.empty(shape, np.uint32), np.empty(shape, np.uint32), np.empty(shape, np.uint32)
-    keys = [np.asarray(key) for key in (key0, key1, key0 ^ key1 ^ np.uint32(_PARITY))]
-    # Small arrays spend their time in calls: everything is looked up once, and ``out`` given by position.
+    # Small arrays spend their time in calls: everything is looked up once, ``out`` given by position, and the keys
+    # spread over the shape, as broadcasting anew in every call takes longer.
     add, xor, either, left, right = np.add, np.bitwise_xor, np.bitwise_or, np.left_shift, np.right_shift
+    keys = np.empty((3, *shape), np.uint32)
+    keys[0], keys[1], keys[2] = key0, key1, key0 ^ key1 ^ _PARITY_WORD
+    keys = list(keys)
     add(counter0, keys[0], x0)
     add(counter1, keys[1], x1)
     for five in range(5):
@@ -63,7 +67,8 @@ def threefry_numpy(key0: Words, key1: Words, counter0: Words, counter1: Words) -
             either(x1, spare, x1)
             xor(x1, x0, x1)
         add(x0, keys[(five + 1) % 3], x0)
-        add(x1, keys[(five + 2) % 3] + _FIVES[five], x1)
+        add(x1, keys[(five + 2) % 3], x1)
+        add(x1, _FIVES[five], x1)
     return x0, x1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Round
-from blackbox.optimizers.schedules import Schedule
+from blackbox.optimizers.schedules import Schedule, Shape
 from blackbox.parameters import Parameters
 
 NO_DECAY = (r"(^|\.)bias$", r"norm", r"(^|\.)ln_", r"layer_?norm")
@@ -21,7 +21,7 @@ class Optimizer(ABC):
 
     Args:
         lr: base learning rate; positive.
-        schedule: its course; linear decay by default.
+        schedule: its course, or the shape of one; linear decay by default.
         weight_decay: decoupled decay rate, theta <- (1 - lr * weight_decay) theta.
         no_decay: regular expressions of names that are not decayed.
     """
@@ -29,7 +29,7 @@ class Optimizer(ABC):
     def __init__(
         self,
         lr: float,
-        schedule: Schedule | None = None,
+        schedule: Schedule | Shape | None = "linear",
         weight_decay: float = 0.0,
         no_decay: Sequence[str] = NO_DECAY,
     ) -> None:
@@ -38,7 +38,7 @@ class Optimizer(ABC):
         if weight_decay < 0:
             raise UserError(f"weight_decay must not be negative, got {weight_decay}.")
         self.lr = lr
-        self.schedule = schedule if schedule is not None else Schedule()
+        self.schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule or "linear")
         self.weight_decay = weight_decay
         self.no_decay = tuple(no_decay)
 

@@ -5,6 +5,7 @@ Costs one gradient's memory and whatever state the optimizer keeps; the optimize
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Round
 from blackbox.noise.rounding import round_stochastically
 from blackbox.optimizers.base import NO_DECAY, Optimizer
-from blackbox.optimizers.schedules import Schedule
+from blackbox.optimizers.schedules import Schedule, Shape
 from blackbox.parameters import Parameters
 
 
@@ -29,13 +30,16 @@ class TorchOptimizer(Optimizer):
         weight_decay: decoupled decay, applied here (not handed to the class).
         no_decay: regular expressions of names that are not decayed.
         options: further keyword arguments of the class, for example {"betas": [0.9, 0.99]}.
+
+    Raises:
+        UserError: no such class, or options that it does not take.
     """
 
     def __init__(
         self,
         name: str,
         lr: float,
-        schedule: Schedule | None = None,
+        schedule: Schedule | Shape | None = "linear",
         weight_decay: float = 0.0,
         no_decay: Sequence[str] = NO_DECAY,
         options: Mapping[str, Any] | None = None,
@@ -47,6 +51,7 @@ class TorchOptimizer(Optimizer):
             raise UserError(f"torch.optim has no optimizer '{name}'; it has: {', '.join(known)}.")
         self._factory: Any = factory
         self._options = dict(options or {})
+        _check_options(factory, lr, self._options)
         self._optimizer: torch.optim.Optimizer | None = None
         self._leaves: dict[str, nn.Parameter] = {}
         self._saved: dict[str, Any] | None = None
@@ -100,6 +105,26 @@ class TorchOptimizer(Optimizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base says; taken up when the parameters are known."""
         self._saved = state["state"] or None
+
+
+def _check_options(factory: type[torch.optim.Optimizer], lr: float, options: Mapping[str, Any]) -> None:
+    """Refuse a class that cannot step on a gradient alone, and options that it does not take."""
+    accepted = inspect.signature(factory).parameters
+    closure = inspect.signature(factory.step).parameters.get("closure")
+    needs_more = closure is not None and closure.default is inspect.Parameter.empty
+    if needs_more or factory in (torch.optim.Optimizer, torch.optim.SparseAdam):
+        raise UserError(f"torch.optim.{factory.__name__} cannot step on a dense gradient alone; choose another class.")
+    own = [key for key in accepted if key not in ("params", "lr")]
+    for key in options:
+        if key == "lr":
+            raise UserError("options: lr is a key of its own, beside `options`.")
+        if key not in own:
+            raise UserError(f"options: {factory.__name__} has no '{key}'; it has: {', '.join(own)}.")
+    if options:  # without any there is nothing to refuse, and making one loads torch's compiler
+        try:
+            factory([nn.Parameter(torch.zeros(1, 1))], lr=lr, **options)  # type: ignore[call-arg]
+        except Exception as error:
+            raise UserError(f"options: {factory.__name__} refuses them: {error}.") from error
 
 
 @torch.no_grad()

@@ -113,15 +113,20 @@ class Classification(ModuleProblem):
 
         Lower is better; the order is that of `indices(context)`. Nothing waits for the device.
         """
+        return self.stacked_values(context, 1)[0]
+
+    def stacked_values(self, context: Context, copies: int) -> Tensor:
+        """As `values`, for so many copies of the batch in one forward: float32 `[copies, batch]`."""
         losses = []
         prepared = self._prepare(context)
         for batch in prepared.parts:
-            scores = self._scores(batch)
+            scores, labels = self._scores(batch, copies), batch.labels.repeat(copies)
             if self.objective == "accuracy":
-                losses.append((scores.argmax(-1) != batch.labels).float())
+                loss = (scores.argmax(-1) != labels).float()
             else:
-                losses.append(functional.cross_entropy(scores, batch.labels, reduction="none"))
-        return torch.cat(losses)[prepared.restore]
+                loss = functional.cross_entropy(scores, labels, reduction="none")
+            losses.append(loss.view(copies, -1))
+        return torch.cat(losses, 1)[:, prepared.restore]
 
     def indices(self, context: Context) -> Sequence[int]:
         """Training examples of a context: those named, those a batch seed draws, else all."""
@@ -186,9 +191,9 @@ class Classification(ModuleProblem):
             with self._autocast():
                 yield self.scorer(batch.tokens, batch.last), batch.labels
 
-    def _scores(self, batch: Batch) -> Tensor:
+    def _scores(self, batch: Batch, copies: int = 1) -> Tensor:
         with torch.no_grad(), self._autocast():
-            found: Tensor = self.scorer(batch.tokens, batch.last)
+            found: Tensor = self.scorer(batch.tokens.repeat(copies, 1), batch.last.repeat(copies), copies)
         return found
 
     def _autocast(self) -> torch.autocast:

@@ -56,13 +56,15 @@ class OptionScorer(nn.Module):
         wrapped: Any = self.model
         return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
 
-    def forward(self, tokens: Tensor, last: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, last: Tensor, copies: int = 1) -> Tensor:
         """Scores.
 
         Args:
             tokens: int64 `[batch * sequences, length]`, padded on the right. A causal model never
                 looks right, so there is no attention mask.
             last: int64 `[batch * sequences]`, position of the prompt's last token.
+            copies: the batch is so many copies of one, one after the other; an execution may give
+                each other weights, so what is looked up for all rows is looked up once a copy.
         """
         steps = torch.arange(self.span, device=last.device)
         rows = torch.arange(len(last), device=last.device)[:, None]
@@ -74,9 +76,10 @@ class OptionScorer(nn.Module):
             with torch.autocast(hidden.device.type, enabled=False):
                 if self.rows is not None:
                     # A product and a sum: exact in float32, and a matmul gains nothing this small.
-                    answers = self.rows(self.option_ids[:, 0]).float()  # [options, width]
-                    products: Tensor = hidden.float() * answers
-                    return products.sum(-1)
+                    answers = self.rows(self.option_ids[:, 0].repeat(copies)).float()
+                    answers = answers.view(copies, 1, -1, hidden.shape[-1])  # [copies, 1, options, width]
+                    products: Tensor = hidden.float().view(copies, -1, 1, hidden.shape[-1]) * answers
+                    return products.sum(-1).flatten(0, 1)
                 head = self.causal.get_output_embeddings()
                 logits = head(hidden.to(head.weight.dtype)).float()
         if self.span == 1:

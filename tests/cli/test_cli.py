@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import rich.console  # noqa: F401 (draws a random number when it is first import
 
 from blackbox.cli.main import main
 from blackbox.errors import UserError
+from blackbox.journal import Journal
 from blackbox.report import load, plot, sparkline
 
 SPHERE = """
@@ -43,9 +45,7 @@ def process(*arguments, **options):
 
 
 def test_help_and_list_load_nothing_heavy():
-    code = (
-        "import sys; from blackbox.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-    )
+    code = "import sys; from blackbox.cli.main import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "heavy = {'torch', 'numpy', 'scipy', 'transformers'} & set(sys.modules)\nassert not heavy, heavy"
     for arguments in (["--help"], ["list"], ["--version"]):
         began = time.perf_counter()
@@ -91,11 +91,86 @@ def test_a_run_is_not_written_over(here, capsys):
 
 def test_resuming_needs_the_same_configuration_or_inexact(here, capsys):
     assert blackbox("run", "sphere.yaml") == 0
-    more = ["run", "runs/sphere", "--resume", "--set", "budget.queries=60"]
+    more = ["run", "runs/sphere", "--resume", "--set", "budget.queries=60", "--set", "optimizer.lr=0.02"]
     assert blackbox(*more) == 2
-    assert "budget.queries was 40.0, now 60" in capsys.readouterr().err
+    assert "optimizer.lr was 0.01, now 0.02" in capsys.readouterr().err
     assert blackbox(*more, "--inexact") == 0
     assert len(load("runs/sphere").steps) == 30
+
+
+def test_a_raised_budget_needs_nothing_and_changes_no_step_that_was_made(here):
+    assert blackbox("run", "sphere.yaml") == 0
+    before = [step["value"] for step in load("runs/sphere").steps]
+    assert blackbox("run", "runs/sphere", "--resume", "--set", "budget.queries=60") == 0
+    steps = load("runs/sphere").steps
+    assert [step["value"] for step in steps[:20]] == before
+    assert len(steps) == 30
+    assert steps[20]["lr"] > steps[19]["lr"]  # the schedule goes by the share of the larger budget from there on
+
+
+def test_fresh_keeps_the_former_runs_under_numbered_names(here, capsys):
+    assert blackbox("run", "sphere.yaml", "--fresh") == 0
+    first = (here / "runs" / "sphere" / "journal.jsonl").read_bytes()
+    assert blackbox("run", "sphere.yaml", "--fresh", "--set", "run.seed=1") == 0
+    assert "kept in runs/sphere.1" in capsys.readouterr().err
+    assert blackbox("run", "runs/sphere", "--fresh", "--set", "run.seed=2") == 0
+    assert [load(f"runs/sphere{end}").config["run"]["seed"] for end in (".1", ".2", "")] == [0, 1, 2]
+    assert (here / "runs" / "sphere.1" / "journal.jsonl").read_bytes() == first
+    assert blackbox("run", "runs/sphere.1", "--resume", "--set", "budget.queries=44") == 0
+    assert blackbox("run", "sphere.yaml", "--fresh", "--resume") == 2
+
+
+def test_a_run_that_is_going_is_neither_set_aside_nor_cleared(here, capsys):
+    assert blackbox("run", "sphere.yaml") == 0
+    with closing(Journal(here / "runs" / "sphere")):
+        assert blackbox("run", "sphere.yaml", "--fresh") == 2
+        assert "in use" in capsys.readouterr().err
+    with closing(Journal(here / "runs" / "other")):
+        assert blackbox("run", "sphere.yaml", "--set", "run.name=other") == 2
+    assert len(load("runs/sphere").steps) == 20
+    assert not (here / "runs" / "sphere.1").exists()
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_a_run_that_died_before_anything_was_answered_blocks_nothing(here, lines):
+    assert blackbox("run", "sphere.yaml") == 0
+    folder = here / "runs" / "sphere"
+    whole = [step["value"] for step in load(folder).steps]
+    journal = folder / "journal.jsonl"
+    kept = journal.read_bytes().splitlines(keepends=True)[:lines]  # the header, metrics of the start, what was asked
+    assert not any(b'"values"' in line for line in kept)
+    for begin in ("run sphere.yaml", "run sphere.yaml --fresh", "run runs/sphere --resume"):
+        journal.write_bytes(b"".join(kept) + b'{"kind":"val')
+        for checkpoint in (folder / "checkpoints").iterdir():
+            checkpoint.unlink()
+        assert blackbox(*begin.split()) == 0
+        assert [step["value"] for step in load(folder).steps] == whole
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["sphere"]
+
+
+def test_the_package_is_the_command_too(here):
+    done = subprocess.run(
+        [sys.executable, "-m", "blackbox", "validate", "sphere.yaml"], capture_output=True, text=True, check=True
+    )
+    assert "sphere.yaml is valid" in done.stdout
+
+
+def test_a_run_notes_its_peak_memory(here, capsys):
+    assert blackbox("run", "sphere.yaml") == 0
+    peak = load("runs/sphere").result["peak_memory"]
+    assert 2**24 < peak < 2**40
+    shown = capsys.readouterr().out
+    assert "peak memory" in shown
+    assert "MiB" in shown or "GiB" in shown
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line(here, capsys):
+    (here / "users_flat.py").write_text("import numpy as np\ndef f(x):\n    return 1.0 + 1e-7 * float(np.tanh(x[0]))\n")
+    assert blackbox("run", "sphere.yaml", "--set", "oracle=users_flat:f", "--set", "problem.dtype=float32") == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "Warning" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("Warning: By step 1")
 
 
 def test_a_run_whose_problem_could_not_be_built_can_be_started_again(here):
@@ -125,10 +200,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(here):
     lines = [line for line in SPHERE.splitlines() if not line.startswith(("problem", "run"))]
     (here / "slow.yaml").write_text("\n".join(lines) + "\n" + more)
     whole = process("run", "slow.yaml", "--set", "run.name=whole", stdout=subprocess.PIPE)
-    assert whole.wait() == 0
-    cut = process(
-        "run", "slow.yaml", "--set", "budget.queries=40", stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    whole.communicate(timeout=120)
+    assert whole.returncode == 0
+    cut = process("run", "slow.yaml", "--set", "budget.queries=40", stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     metrics = here / "runs" / "slow" / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
         assert cut.poll() is None
@@ -139,7 +213,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(here):
     assert "resume with: blackbox run runs/slow --resume" in shown
     assert "Traceback" not in shown
     resumed = process("run", "runs/slow", "--resume", stdout=subprocess.PIPE)
-    assert resumed.wait() == 0
+    resumed.communicate(timeout=120)
+    assert resumed.returncode == 0
     whole_steps, steps = load("runs/whole").steps, load("runs/slow").steps
     assert [s["value"] for s in steps] == [s["value"] for s in whole_steps]
 
@@ -181,9 +256,7 @@ def test_the_json_schema_covers_every_block_and_component(capsys):
     assert blackbox("schema") == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"problem", "oracle", "estimator", "budget", "run"} <= set(schema["properties"])
-    sgd = next(
-        o for o in schema["$defs"]["optimizer"]["anyOf"] if o.get("description", "").startswith("descent")
-    )
+    sgd = next(o for o in schema["$defs"]["optimizer"]["anyOf"] if o.get("description", "").startswith("descent"))
     assert sgd["required"] == ["type", "lr"]
     assert sgd["properties"]["lr"]["type"] == "number"
     assert sgd["properties"]["lr"]["description"]
@@ -195,6 +268,13 @@ def test_a_report_needs_a_runs_folder(here):
     with pytest.raises(UserError, match="runs/sphere"):
         load(Path("runs"))
     assert plot(load("runs/sphere"), here / "other.png") == here / "other.png"
+
+
+def test_a_function_has_one_column_for_the_end(here, capsys):
+    assert blackbox("run", "sphere.yaml") == 0
+    shown = capsys.readouterr().out
+    assert "after" in shown
+    assert "validation, last" not in shown
 
 
 def test_a_sparkline_spans_its_range():

@@ -35,6 +35,60 @@ def test_blocks_become_typed_objects():
     assert isinstance(strategy.optimizer.lr, float)
 
 
+def test_the_schedule_that_runs_is_in_the_resolved_configuration():
+    text = VALID.replace(", schedule: cosine", "")
+    assert "schedule: linear" in checked(text).dump()
+    for words in ("linear", "{shape: linear}", "null"):
+        assert build_strategy(checked(text, f"optimizer.schedule={words}")).optimizer.schedule.shape == "linear"
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("estimator.epsilon=-1", "--set estimator.epsilon: estimator.epsilon: epsilon is a distance"),
+        ("estimator.probes=0", "--set estimator.probes: estimator.probes: probes must"),
+        ("budget.queries=0", "--set budget.queries: budget.queries: budget.queries must"),
+        ("optimizer.schedule.warmup=2", "--set optimizer.schedule.warmup: optimizer.schedule.warmup: warmup is"),
+        ("estimator.probes=3", "demo.yaml:6: estimator.epsilon: epsilon is a distance"),
+    ],
+)
+def test_a_value_out_of_range_is_blamed_on_where_it_was_given(setting, place):
+    text = VALID if "3" not in setting else VALID.replace("1e-3", "-1")
+    with pytest.raises(UserError, match=f"^{place}"):
+        checked(text, setting)
+
+
+@pytest.mark.parametrize(
+    ("problem", "execution", "words"),
+    [
+        ("sphere", "write-free", "WriteFree displaces .*Executions that fit Sphere: batched"),
+        ("sphere", "in-place", "InPlace displaces .*Executions that fit Sphere: batched"),
+        ("llm-classification", "batched", "no?ne. Executions that fit Classification: write-free, in-place"),
+        ("small-net", "batched", None),
+        ("small-net", "in-place", None),
+        ("sphere", "batched", None),
+    ],
+)
+@pytest.mark.parametrize("oracle", ["objective", "{type: noisy, sigma: 1, oracle: objective}"])
+def test_an_execution_that_does_not_fit_the_problem_is_refused(problem, execution, words, oracle):
+    settings = [f"problem={problem}", f"execution={execution}", f"oracle={oracle}"]
+    if words is None:
+        checked(VALID, *settings)
+        return
+    with pytest.raises(UserError, match=words) as caught:
+        checked(VALID, *settings)
+    assert str(caught.value).startswith("--set execution: execution: ")
+
+
+def test_an_execution_is_not_judged_where_the_problem_does_not_tell(module):
+    folder = module("""
+        from problems.functions import Sphere
+        def make(dimension: int = 3):
+            return Sphere(dimension)
+    """)
+    checked(VALID, "problem=users_oracle:make", "execution=write-free", folder=folder)
+
+
 def test_the_resolved_configuration_resolves_to_itself():
     text = checked().dump()
     assert checked(text).dump() == text
@@ -97,9 +151,7 @@ def test_a_mistake_in_the_file_has_its_line():
 def test_a_missing_data_file_is_named_before_anything_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.csv").write_text("x,label\n")
-    with pytest.raises(
-        UserError, match=r"problem.data: there is no file review.csv. Did you mean 'reviews.csv'"
-    ):
+    with pytest.raises(UserError, match=r"problem.data: there is no file review.csv. Did you mean 'reviews.csv'"):
         checked(VALID, "problem={type: llm-classification, data: review.csv}")
 
 
@@ -129,9 +181,7 @@ def test_an_oracle_that_does_not_fit_is_refused_with_those_that_would(module):
             def rank(self, candidates):
                 return [0, 1]
     """)
-    with pytest.raises(
-        UserError, match=r"CentralDifference needs Values, but Judge answers Ranking. Estimators that"
-    ):
+    with pytest.raises(UserError, match=r"CentralDifference needs Values, but Judge answers Ranking. Estimators that"):
         checked(VALID, "oracle=users_oracle:Judge", folder=folder)
 
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,6 +262,25 @@ def test_every_key_is_documented(component):
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     keys = signature(find(component.kind, component.name), INJECTED.get(component.kind, ())).fields
     assert [key for key in keys if not re.search(rf"\b{key}\b", text)] == []
+
+
+def test_the_packages_of_every_extra_that_are_installed_have_their_version_in_the_constraints():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [
+        *project["dependencies"],
+        *(one for extra in ("llm", "plots", "docs", "dev", "bench") for one in extras[extra]),
+    ]
+    names = {plain(re.match(r"[\w-]+", one)[0]) for one in wanted} - {project["name"]}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {plain(line.partition("==")[0]) for line in lines}
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    installed = {plain(one.metadata["Name"]) for one in importlib.metadata.distributions()}
+    assert sorted((names & installed) - pinned) == []
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_every_setting_of_budget_and_run_is_documented():

@@ -271,6 +271,23 @@ def test_told_failure_equals_a_missing_value() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("gap", "share"), [(0.0, 0.0), (2.0**-23, 0.5), (-(2.0**-22), 0.5), (2.0**-20, 0.0), (math.nan, 0.0)]
+)
+def test_differences_within_a_few_float32_units_are_counted(gap: float, share: float) -> None:
+    round = make_round(0, point())
+    for estimator, values in (
+        (CentralDifference(probes=2), [1.0, 1.0 + gap, 1.0, 2.0]),
+        (ForwardDifference(probes=2), [1.0, 1.0 + gap, 2.0]),
+    ):
+        ids, answers = round.ids(0, estimator.queries), Answers()
+        for i, value in zip(ids, values, strict=True):
+            answers.add(Failed((i,), "no") if math.isnan(value) else Values((i,), np.array([value])))
+        info = estimator.estimate(round, answers).info
+        assert info["near_rounding"] == share
+        assert info["zero_differences"] == (0.5 if gap == 0.0 else 0.0)
+
+
 def test_failures_are_not_counted_as_zero_differences() -> None:
     estimator, round = CentralDifference(probes=2), make_round(0, point())
     answers = Answers([Values(("0.0.0", "0.0.1"), np.array([2.0, 1.0])), Failed(("0.0.2", "0.0.3"), "test")])

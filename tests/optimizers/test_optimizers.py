@@ -52,9 +52,7 @@ def test_sgd_decays_by_one_minus_lr_times_rate() -> None:
     gradient, before = dense(estimate, parameters), start().tensors
     weight, bias = "layer.weight", "layer.bias"
     after = parameters.tensors
-    torch.testing.assert_close(
-        after[weight], 0.95 * before[weight] - 0.1 * gradient[weight], rtol=0, atol=1e-15
-    )
+    torch.testing.assert_close(after[weight], 0.95 * before[weight] - 0.1 * gradient[weight], rtol=0, atol=1e-15)
     torch.testing.assert_close(after[bias], before[bias] - 0.1 * gradient[bias], rtol=0, atol=1e-15)
 
 
@@ -95,9 +93,7 @@ def test_zero_direction_moves_nothing() -> None:
         ("NAdam", {}),
     ],
 )
-def test_torch_optimizer_equals_the_class_fed_with_the_dense_gradient(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_torch_optimizer_equals_the_class_fed_with_the_dense_gradient(name: str, options: dict[str, Any]) -> None:
     parameters, optimizer = start(), TorchOptimizer(name, 0.05, CONSTANT, options=options)
     leaves = {n: torch.nn.Parameter(t.clone()) for n, t in start().tensors.items()}
     reference = getattr(torch.optim, name)(leaves.values(), lr=0.05, **options)
@@ -113,9 +109,7 @@ def test_torch_optimizer_equals_the_class_fed_with_the_dense_gradient(
 
 def test_torch_optimizer_follows_the_schedule() -> None:
     parameters = start()
-    facts = TorchOptimizer("SGD", 0.1).step(
-        along([1], [1.0]), make_round(0, parameters, progress=0.5), parameters
-    )
+    facts = TorchOptimizer("SGD", 0.1).step(along([1], [1.0]), make_round(0, parameters, progress=0.5), parameters)
     moved = (parameters.flat() - start().flat()).abs()
     assert facts["lr"] == 0.05
     torch.testing.assert_close(moved, torch.full_like(moved, 0.05), rtol=0, atol=1e-15)
@@ -154,6 +148,24 @@ def test_unknown_class_is_refused_with_the_known_ones() -> None:
         TorchOptimizer("Adan", 0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("Adam", {"beta": [0.9, 0.99]}, r"Adam has no 'beta'; it has: betas"),
+        ("Adam", {"betas": [2.0, 0.99]}, "refuses them.*beta"),
+        ("Adam", {"betas": "high"}, "refuses them"),
+        ("SGD", {"nesterov": True}, "refuses them.*momentum"),
+        ("SGD", {"lr": 0.1}, "lr is a key of its own"),
+        ("LBFGS", {}, "LBFGS cannot step"),
+        ("SparseAdam", {}, "SparseAdam cannot step"),
+        ("Optimizer", {}, "Optimizer cannot step"),
+    ],
+)
+def test_options_are_checked_when_it_is_made(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        TorchOptimizer(name, 0.1, options=options)
+
+
 @pytest.mark.parametrize("steps", [1, 50])
 def test_tiny_steps_survive_in_bfloat16(steps: int) -> None:
     """Steps of 2**-15 against a spacing of 2**-7 near 1; nearest rounding would move no element."""
@@ -172,9 +184,7 @@ def test_tiny_steps_survive_in_bfloat16(steps: int) -> None:
 # What both share
 
 
-@pytest.mark.parametrize(
-    "make", [SGD, lambda lr, **more: TorchOptimizer("Adam", lr, **more)], ids=["SGD", "Adam"]
-)
+@pytest.mark.parametrize("make", [SGD, lambda lr, **more: TorchOptimizer("Adam", lr, **more)], ids=["SGD", "Adam"])
 @pytest.mark.parametrize(
     ("options", "name"), [({"lr": 0.0}, "lr"), ({"lr": 0.1, "weight_decay": -1.0}, "weight_decay")]
 )
@@ -198,6 +208,11 @@ def test_impossible_options_are_refused(make: Any, options: dict[str, float], na
 )
 def test_default_exclusions(name: str, decayed: bool) -> None:
     assert SGD(0.1, weight_decay=0.1).decays(name) == decayed
+
+
+@pytest.mark.parametrize("given", ["linear", None, Schedule("linear")])
+def test_a_schedule_may_be_given_by_its_shape(given: Any) -> None:
+    assert SGD(0.1, given).schedule.factor(0.75) == SGD(0.1).schedule.factor(0.75) == 0.25
 
 
 def test_own_exclusions_replace_the_default_ones() -> None:

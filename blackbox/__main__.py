@@ -1,0 +1,5 @@
+"""``python -m blackbox``: the command line."""
+
+from blackbox.cli.main import main
+
+main()
