@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from benchmarks import harness
 from blackbox.config.loader import load
 from blackbox.execution import Batched, InPlace, WriteFree
 from blackbox.experiment import Experiment, holds_run
+from blackbox.probe import Context
+from blackbox.seeds import derive_seed
 from problems.llm.classification import Classification
 
 VECTOR = """
@@ -199,8 +202,8 @@ def _live(case: Case, trial: Trial, death: Death | None, count: bool) -> None:
     """In the child: begin or resume the run, and go on to its end."""
     log = os.open(trial.path.with_suffix(".log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for kind in (Batched, InPlace, WriteFree):
-        _logged(kind, "evaluate", lambda queries: [q.id for q in queries], log, trial.lives)
-    _logged(Classification, "values", lambda context: ["objective"], log, trial.lives)
+        _logged(kind, "evaluate", lambda objective, queries, parameters: [q.id for q in queries], log, trial.lives)
+    _logged(Classification, "stacked_values", _objective_calls, log, trial.lives)
     calls: Counter[str] = Counter()
     if count or (death is not None and death.place is not None):
         _watch(calls, death)
@@ -224,14 +227,16 @@ def _live(case: Case, trial: Trial, death: Death | None, count: bool) -> None:
         (case.folder / "calls.json").write_text(json.dumps(calls))
 
 
-def _logged(owner: type, method: str, names: Any, log: int, life: int) -> None:
+def _objective_calls(context: Context, copies: int) -> list[str]:
+    """One line for each copy of the batch; what write-free tries out on a batch of its own answers no query."""
+    return ["trial" if context.batch_seed == derive_seed(0, "trial") else "objective"] * copies
+
+
+def _logged(owner: type, method: str, names: Callable[..., list[str]], log: int, life: int) -> None:
     original = getattr(owner, method)
 
     def logging(self: Any, *args: Any) -> Any:
-        os.write(
-            log,
-            "".join(f"{life} {name}\n" for name in names(args[-2] if len(args) > 1 else args[0])).encode(),
-        )
+        os.write(log, "".join(f"{life} {name}\n" for name in names(*args)).encode())
         return original(self, *args)
 
     setattr(owner, method, logging)
@@ -273,7 +278,7 @@ def attempt(case: Case, number: int, deaths: Counter[str]) -> tuple[list[str], i
         case.run(trial)
     lives, twice = trial.evaluated(), 0
     for life, known in enumerate(answered, 2):
-        asked = [query for query in lives.get(life, []) if query != "objective"]
+        asked = [query for query in lives.get(life, []) if query not in ("objective", "trial")]
         twice += sum(query in known for query in asked)
         twice += max(0, lives.get(life, []).count("objective") - len(asked))  # evaluated while replaying
     end = trial.end()

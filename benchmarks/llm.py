@@ -84,8 +84,6 @@ def main() -> None:
         settings = [
             "problem.model=tiny",
             "problem.data=tiny",
-            'problem.template="{text} Overall :"',
-            'problem.verbalizer={0: " bad", 1: " good"}',
             "problem.window=0",
             "budget.queries=40",
         ]

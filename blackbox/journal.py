@@ -1,7 +1,7 @@
 """The journal of a run: an append-only file of JSON lines, from which the run can be replayed.
 
 A line is written and flushed before it is acted on, so what was answered survives the death of the process;
-human answers and checkpoints are also forced to the disk. Arrays of more than 64 entries go to a sidecar file
+human answers and checkpoints are also forced to the disk. Arrays of more than 32 entries go to a sidecar file
 of raw little-endian numbers, with a checksum in the line that refers to them. One process at a time holds a
 run's folder.
 """
@@ -14,7 +14,7 @@ import os
 import weakref
 import zlib
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from blackbox.errors import JournalError
 
 SCHEMA = 1
-_INLINE = 64
+_INLINE = 32
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 Record = dict[str, Any]
@@ -48,6 +48,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "journal.jsonl"
         self._arrays = self.folder / "arrays.bin"
+        self._sidecar: BinaryIO | None = None  # opened when first needed
         self._packed = False
         self._lock = self._take_lock()
         _open.add(self)
@@ -64,9 +65,8 @@ class Journal:
         self._file.write(_encode(record).encode() + b"\n")
         self._file.flush()
         if durable:
-            if self._packed:  # what the lines refer to must be there when they are
-                with self._arrays.open("rb") as sidecar:
-                    os.fsync(sidecar.fileno())
+            if self._sidecar is not None and self._packed:  # what the lines refer to must be there when they are
+                os.fsync(self._sidecar.fileno())
                 self._packed = False
             os.fsync(self._file.fileno())
 
@@ -75,9 +75,11 @@ class Journal:
         if array.size <= _INLINE:
             return array.tolist()
         data = np.ascontiguousarray(array, dtype="<f8").tobytes()
-        with self._arrays.open("ab") as sidecar:
-            offset = sidecar.tell()
-            sidecar.write(data)
+        if self._sidecar is None:
+            self._sidecar = self._arrays.open("ab")
+        offset = self._sidecar.tell()
+        self._sidecar.write(data)
+        self._sidecar.flush()
         self._packed = True
         return {"offset": offset, "shape": list(array.shape), "crc32": zlib.crc32(data)}
 
@@ -99,8 +101,10 @@ class Journal:
         return self._file.closed
 
     def close(self) -> None:
-        """Close the file and let the folder go."""
+        """Close the files and let the folder go."""
         self._file.close()
+        if self._sidecar is not None:
+            self._sidecar.close()
         self._lock.close()
 
     def _take_lock(self) -> TextIO:

@@ -91,7 +91,8 @@ def table(record: RunRecord) -> RenderableType:
     if columns:
         metrics = Table("metric", *columns, title="Metrics")
         for row in dict.fromkeys(key for values in columns.values() for key in values):
-            metrics.add_row(row, *(_number(values.get(row)) for values in columns.values()))
+            shown = _bytes if row == "peak_memory" else _number
+            metrics.add_row(row, *(shown(values.get(row)) for values in columns.values()))
         parts.append(metrics)
     if before.get("samples"):
         samples = Table(title="Samples", expand=True)
@@ -188,7 +189,7 @@ def _facts(record: RunRecord) -> RenderableType:
 
 
 def what_got_worse(record: RunRecord) -> str | None:
-    """One sentence if the run ended worse than it began, by its values or by all of its metrics; else None."""
+    """One sentence if the run ended worse than it began, by its values or by most of its metrics; else None."""
     _, values = _series(record.steps, "value")
     mean = smoothed(values)
     if len(mean) > 1 and mean[-1] > mean[0]:
@@ -205,15 +206,16 @@ _HIGHER_IS_BETTER = {"accuracy": True, "auc": True, "median_accuracy": True, "cr
 
 
 def _worse_metrics(record: RunRecord) -> str | None:
-    """The metrics of the start and the end, if all that have a known better side got worse."""
+    """The metrics that got worse, if they are most of those that have a known better side."""
     better = {**_HIGHER_IS_BETTER, "value": bool(record.result.get("maximize", False))}
     first, last = (record.test.get(moment, {}).get("metrics", {}) for moment in ("before", "after"))
     if record.evaluations and not last:
         first, last = record.evaluations[0], record.evaluations[-1]
     pairs = {name: (first[name], last[name]) for name in better if _are_numbers(first.get(name), last.get(name))}
-    if not pairs or not all(b < a if better[name] else b > a for name, (a, b) in pairs.items()):
+    worse = {name: (a, b) for name, (a, b) in pairs.items() if (b < a if better[name] else b > a)}
+    if 2 * len(worse) <= len(pairs):
         return None
-    return ", ".join(f"{name} {_number(a)}, now {_number(b)}" for name, (a, b) in pairs.items())
+    return ", ".join(f"{name} {_number(a)}, now {_number(b)}" for name, (a, b) in worse.items())
 
 
 def _are_numbers(*values: Any) -> bool:
@@ -234,7 +236,9 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _bytes(count: float) -> str:
+def _bytes(count: float | None) -> str:
+    if count is None:
+        return ""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 

@@ -170,7 +170,7 @@ class _Run:
     def _catch_up(self) -> Status | None:
         """What the last life may have died before: telling of its last step, stopping where it had to."""
         session, reached = self.session, False
-        for value in session.history:
+        for value in session.history if self.budget.plateau is not None else ():
             reached = self.plateau.reached(value)
         if session.facts is not None:
             record = self._record_of(session.facts)

@@ -68,8 +68,9 @@ def _add(flat: Tensor, spec: TensorSpec, update: Update, parameters: Parameters,
         match term:
             case SeedTerms():
                 displacer = parameters.displacer(term.law)
-                pairs = zip(term.seeds.tolist(), term.weights.tolist(), strict=True)
-                moving = [(seed, weight) for seed, weight in pairs if weight != 0.0]
+                moving = list(zip(term.seeds.tolist(), term.weights.tolist(), strict=True))
+                if not term.weights.all():
+                    moving = [(seed, weight) for seed, weight in moving if weight != 0.0]
                 if not moving:
                     continue
                 displacer.displace(flat, flat, spec, displacer.terms(moving), decay)

@@ -25,9 +25,7 @@ def parts(queries: Sequence[Query], by_context: bool) -> list[tuple[list[Query],
     def key(query: Query) -> tuple[bool, Any]:
         return isinstance(query.candidate, Payload), query.context if by_context else None
 
-    return [
-        (list(run), {"context": context} if by_context else {}) for (_, context), run in groupby(queries, key)
-    ]
+    return [(list(run), {"context": context} if by_context else {}) for (_, context), run in groupby(queries, key)]
 
 
 def candidates_of(queries: Sequence[Query], parameters: Parameters, library: str) -> Any:
@@ -57,9 +55,7 @@ def named(groups: Groups, ids: Sequence[str]) -> tuple[tuple[tuple[str, ...], ..
         try:
             group = tuple(left.pop(operator.index(position)) for position in members)
         except KeyError as error:
-            raise ValueError(
-                f"position {error} is named twice, or isn't one of 0 to {len(ids) - 1}"
-            ) from None
+            raise ValueError(f"position {error} is named twice, or isn't one of 0 to {len(ids) - 1}") from None
         if group:
             order.append(group)
     return tuple(order), tuple(left.values())

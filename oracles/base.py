@@ -82,7 +82,8 @@ class LocalOracle(BaseOracle):
 
     def submit(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """Answers before it returns."""
-        new = [query for query in queries if query.id not in self._waiting]
+        waiting = self._waiting
+        new = [query for query in queries if query.id not in waiting] if waiting else queries
         if not new:
             return
         ids = [query.id for query in new]

@@ -27,14 +27,10 @@ class FunctionOracle(ValueOracle):
         UserError: the path leads nowhere, or to something that can't be called.
     """
 
-    def __init__(
-        self, function: Callable[..., Any] | str, batched: bool = False, library: str = "numpy"
-    ) -> None:
+    def __init__(self, function: Callable[..., Any] | str, batched: bool = False, library: str = "numpy") -> None:
         if library not in ("numpy", "torch"):
             raise UserError(f"library is 'numpy' or 'torch', not {library!r}.")
-        self.function: Callable[..., Any] = (
-            import_function(function) if isinstance(function, str) else function
-        )
+        self.function: Callable[..., Any] = import_function(function) if isinstance(function, str) else function
         if not callable(self.function):
             raise UserError(f"function: a {type(self.function).__name__} can't be called.")
         self.batched = batched

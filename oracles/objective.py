@@ -82,7 +82,8 @@ def fetch(outcomes: Sequence[DeviceOutcome] | Tensor, negate: bool = False) -> S
 
 def _to_host(values: Tensor) -> FloatArray:
     # The transfer comes first: not every device has float64.
-    host: FloatArray = values.detach().cpu().double().numpy()
+    values = values.detach().cpu()
+    host: FloatArray = (values if values.dtype == torch.float64 else values.double()).numpy()
     return host
 
 

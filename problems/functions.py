@@ -61,9 +61,7 @@ class Function(VectorProblem):
         if dimension is None:
             dimension = len(start) if isinstance(start, Sequence) else 10
         if dimension < self.least_dimension:
-            raise UserError(
-                f"dimension: {type(self).__name__} needs {self.least_dimension} or more, not {dimension}."
-            )
+            raise UserError(f"dimension: {type(self).__name__} needs {self.least_dimension} or more, not {dimension}.")
         if dtype == "bfloat16":
             raise UserError("dtype: functions are computed in float64 or float32, not bfloat16.")
         self.dimension = dimension

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -91,10 +92,8 @@ def _losses(scores: Tensor, labels: Tensor) -> Tensor:
 def _network(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
     """Linear layers with tanh between them; weights uniform within 1/sqrt(fan-in)."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
-        linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(
-            device="cpu"
-        )  # draws from no global generator
+    for fan_in, fan_out in pairwise(widths):
+        linear = nn.Linear(fan_in, fan_out, device="meta").to_empty(device="cpu")  # draws from no global generator
         for tensor in linear.parameters():
             drawn = torch.rand(tensor.shape, generator=generator) * 2 - 1
             tensor.data.copy_(drawn / fan_in**0.5)

@@ -24,9 +24,7 @@ def coordinates(tensor: str, indices: list[int], weights: list[float]) -> Direct
 
 def vector(direction: Direction) -> Tensor:
     """What a direction adds to zeros."""
-    parameters = Parameters(
-        {"a": torch.zeros(5, 7, dtype=torch.float64), "b": torch.zeros(3, dtype=torch.float64)}
-    )
+    parameters = Parameters({"a": torch.zeros(5, 7, dtype=torch.float64), "b": torch.zeros(3, dtype=torch.float64)})
     parameters.apply(direction)
     return parameters.flat()
 

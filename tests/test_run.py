@@ -334,3 +334,14 @@ def test_answers_of_an_inbox_that_come_again_after_a_resume_are_dropped(tmp_path
     result = go(tmp_path, Inbox(), budget=Budget(steps=5), checkpoint_every=1)
     assert (result.steps, result.cost["queries"]) == (5, 20)
     assert all(isinstance(feedback, Values) for feedback in Inbox.kept)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_oracle_is_told_whether_values_per_example_are_wanted(wanted: bool) -> None:
+    class Exampled(CentralDifference):
+        per_example = wanted
+
+    oracle = Bowl()
+    oracle.per_example = not wanted
+    run(Session(GradientStrategy(Exampled(), SGD(0.1)), Parameters.from_vector([1.0])), oracle, Budget(steps=1))
+    assert oracle.per_example is wanted

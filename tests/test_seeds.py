@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blackbox.seeds import derive_seed, noise_key
+from blackbox.seeds import derive_seed, derive_seeds, noise_key
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -21,14 +21,13 @@ def test_seed_is_a_63_bit_integer(run: int, role: str, index: list[int]) -> None
     assert 0 <= derive_seed(run, role, *index) < 2**63
 
 
+@given(int64, st.text(max_size=20), int64, st.integers(0, 20))
+def test_seeds_at_once_are_those_one_by_one(run: int, role: str, step: int, count: int) -> None:
+    assert derive_seeds(run, role, step, count) == tuple(derive_seed(run, role, step, i) for i in range(count))
+
+
 def test_distinct_inputs_give_distinct_seeds() -> None:
-    seeds = [
-        derive_seed(run, role, i, j)
-        for run in range(5)
-        for role in "ab"
-        for i in range(50)
-        for j in range(50)
-    ]
+    seeds = [derive_seed(run, role, i, j) for run in range(5) for role in "ab" for i in range(50) for j in range(50)]
     seeds += [derive_seed(run, role, i) for run in range(5) for role in "ab" for i in range(50)]
     assert len(set(seeds)) == len(seeds)
 

@@ -68,7 +68,7 @@ class Round:
 @lru_cache(maxsize=64)  # as with seeds: for the plan and for the estimate
 def _ids(step: int, phase: int, first: int, count: int) -> tuple[str, ...]:
     stem = f"{step}.{phase}."
-    return tuple([f"{stem}{i}" for i in range(first, first + count)])
+    return tuple([stem + str(i) for i in range(first, first + count)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,7 @@ class Execution(ABC):
     """Evaluates queries at displaced parameters and leaves the parameters as they were."""
 
     @abstractmethod
-    def evaluate(
-        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
-    ) -> list[Outcome]:
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         """One outcome a query. An exception of the objective is an outcome; the tensors are restored first."""
 
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:

@@ -29,7 +29,8 @@ def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
     bases = {name: _flat(parameters, name).to(dtype) for name in {query.base for query in queries}}
     out = torch.empty(len(queries), parameters.dimension, dtype=dtype, device=parameters.device)
     probes = [query.candidate for query in queries if isinstance(query.candidate, Probe)]
-    laws = set({id(probe.law): probe.law for probe in probes}.values())  # by value, but mostly it is one object
+    # By value, but mostly it is one object, and hashing it for every probe takes longer.
+    laws = {*(probe.law for probe in probes[:1]), *[p.law for p in probes if p.law is not probes[0].law]}
     if len(probes) == len(queries) and len(laws) == len(bases) == 1:  # the usual round; each row is written once
         _displace(out, bases[queries[0].base], laws.pop(), probes, parameters)
         return out
@@ -64,12 +65,13 @@ def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], para
     displacer, n = parameters.displacer(law), len(probes)
     parts = [probe.terms for probe in probes]
     terms = displacer.terms(list(chain.from_iterable(parts)))
+    single = len(terms) == n and all(parts)
     asked, coefficients = [seed for seed, _ in terms], np.array([c for _, c in terms])
     seeds = list(dict.fromkeys(asked))
     k = len(seeds)
     each = n // max(k, 1)
     shaped, pick = out, None
-    if set(map(len, parts)) != {1}:
+    if not single:
         factors = torch.from_numpy(_matrix(probes, _places(seeds, asked), coefficients, k)).to(out)
     elif base.ndim == 1 and n == k * each and all([asked[i::each] == seeds for i in range(each)]):
         # Neighbours share their noise in most plans (x + z, x - z): nothing has to be gathered.
@@ -187,8 +189,8 @@ def _guarded(call: Callable[[Tensor], Tensor], candidates: Tensor) -> list[Outco
         if len(candidates) == 1:
             return [error]
         return [outcome for row in candidates for outcome in _guarded(call, row[None])]
-    if values.ndim == 0 or len(values) != len(candidates):
-        shape = list(values.shape)
+    shape = list(values.shape)
+    if shape[:1] != [len(candidates)]:
         return [ValueError(f"the objective gave shape {shape} for {len(candidates)} candidates")] * len(candidates)
     return values
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from blackbox.execution.in_place import InPlace
 from blackbox.objective import ModuleObjective, Objective, StackedObjective
 from blackbox.parameters import Parameters
 from blackbox.probe import CURRENT, Context, Probe, Query
+from blackbox.seeds import derive_seed
 
 _TRIAL_FACTOR = 30.0
 """How much farther than the first pair the trial of stacking goes, so that its differences stand out of rounding."""
@@ -45,9 +47,7 @@ class WriteFree(Execution):
         self._scratch: Scratch = {}
 
     @torch.no_grad()
-    def evaluate(
-        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
-    ) -> list[Outcome]:
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         """As the base says. The first call watches for weights read outside their modules; see ``guard``."""
         module = module_objective(objective, self)
         if self._fallback is not None:
@@ -77,12 +77,15 @@ class WriteFree(Execution):
     ) -> list[Outcome]:
         """Outcomes of the next query, or of the next two if they are a pair."""
         first = queries[0]
-        if id(objective.module) not in self._checked:
-            value = self._one(objective, first, parameters, displaced, watch=True)
-            if self._fallback is not None or not isinstance(value, Tensor):
-                return [value]
         pair = _pair(queries) if self._stacked and isinstance(objective, StackedObjective) else None
-        if pair is not None and self._can_stack(objective, first.context, pair, parameters, displaced):
+        unchecked = id(objective.module) not in self._checked
+        if pair is None:
+            return [self._one(objective, first, parameters, displaced, watch=unchecked)]
+        if unchecked:
+            value = self._one(objective, replace(first, context=_trial(first.context)), parameters, displaced, True)
+            if self._fallback is not None:
+                return [value]
+        if self._can_stack(objective, _trial(first.context), pair, parameters, displaced):
             assert isinstance(objective, StackedObjective)
             try:
                 return list(self._both(objective, first.context, pair, parameters, displaced))
@@ -171,6 +174,11 @@ class WriteFree(Execution):
             )
         warnings.warn(f"{what}; the run goes on with the in-place execution.", stacklevel=2)
         self._fallback = InPlace()
+
+
+def _trial(context: Context) -> Context:
+    """What is tried out is tried on a batch of its own, the same in every life of a run."""
+    return context if context.batch_seed is None else replace(context, batch_seed=derive_seed(0, "trial"))
 
 
 def _set(displaced: Displaced, probe: Probe | None, parameters: Parameters) -> None:

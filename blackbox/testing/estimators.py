@@ -56,9 +56,7 @@ def answer(queries: Sequence[Query], values: FloatArray, accepts: frozenset[type
     return Preferences(tuple((a, b) for n, a in enumerate(order) for b in order[n + 1 :]))
 
 
-def ask(
-    estimator: Estimator, f: Function, round: Round, parameters: Parameters
-) -> list[tuple[Query, Feedback]]:
+def ask(estimator: Estimator, f: Function, round: Round, parameters: Parameters) -> list[tuple[Query, Feedback]]:
     """Plan and answer every phase of one round; where answers are numbers, each query by itself."""
     told: list[tuple[Query, Feedback]] = []
     for phase in range(MAX_PHASES):
@@ -129,9 +127,7 @@ class EstimatorSuite:
         round = make_round(0, parameters)
         answers = [feedback for _, feedback in ask(estimator, linear, round, parameters)]
         backwards = copy.deepcopy(estimator).estimate(round, Answers(reversed(answers)))
-        assert torch.equal(
-            vector(backwards.direction), vector(estimator.estimate(round, Answers(answers)).direction)
-        )
+        assert torch.equal(vector(backwards.direction), vector(estimator.estimate(round, Answers(answers)).direction))
 
     def test_planning_and_estimating_leave_the_parameters_alone(self, estimator: Estimator) -> None:
         parameters = point()
@@ -145,9 +141,7 @@ class EstimatorSuite:
             pytest.skip("the estimator claims no such thing")
         parameters = point()
         rounds = [make_round(step, parameters) for step in range(self.rounds)]
-        estimates = torch.stack(
-            [vector(estimate(estimator, linear, r, parameters).direction) for r in rounds]
-        )
+        estimates = torch.stack([vector(estimate(estimator, linear, r, parameters).direction) for r in rounds])
         error = (estimates.mean(0) - GRADIENT).abs()
         assert (error <= 4.5 * estimates.std(0) / self.rounds**0.5 + 1e-9).all()
 
@@ -183,9 +177,7 @@ class EstimatorSuite:
         fresh.load_state_dict(copy.deepcopy(estimator.state_dict()))
         later = make_round(3, parameters)
         expected = estimate(estimator, linear, later, parameters)
-        assert torch.equal(
-            vector(estimate(fresh, linear, later, parameters).direction), vector(expected.direction)
-        )
+        assert torch.equal(vector(estimate(fresh, linear, later, parameters).direction), vector(expected.direction))
 
     def test_facts_for_the_log_are_numbers(self, estimator: Estimator) -> None:
         parameters = point()

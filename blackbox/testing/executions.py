@@ -150,9 +150,7 @@ class ExecutionSuite:
         torch.testing.assert_close(found, truth, rtol=0, atol=1e-12)
         assert float((parameters.flat() - eager.flat()).abs().max()) <= self.drift
 
-    def test_exception_is_an_outcome_and_the_others_are_answered(
-        self, execution: Execution, setting: Setting
-    ) -> None:
+    def test_exception_is_an_outcome_and_the_others_are_answered(self, execution: Execution, setting: Setting) -> None:
         objective, parameters = setting
         before, queries = parameters.flat(), central(Rademacher())
         truth = [expected(setting, q) for q in queries]
@@ -169,14 +167,10 @@ class ExecutionSuite:
         objective, parameters = setting
         twin = copy.deepcopy(objective)
         first = execution.evaluate(objective, central(Gaussian()), parameters)
-        second = copy.deepcopy(execution).evaluate(
-            twin, central(Gaussian()), Parameters.from_module(twin.module)
-        )
+        second = copy.deepcopy(execution).evaluate(twin, central(Gaussian()), Parameters.from_module(twin.module))
         assert torch.equal(values(first), values(second))
 
-    def test_replay_leaves_the_bits_that_evaluating_leaves(
-        self, execution: Execution, setting: Setting
-    ) -> None:
+    def test_replay_leaves_the_bits_that_evaluating_leaves(self, execution: Execution, setting: Setting) -> None:
         objective, parameters = setting
         replayed = Parameters(copy.deepcopy(parameters.tensors))
         for number in range(3):

@@ -107,9 +107,7 @@ class NoiseSuite:
             displacer.displace(out, base, spec, displacer.terms([(19, 0.25), (23, -2.0)]), decay=0.5)
             z = {s: law.sample((s,), spec, 0, spec.numel, device)[0].double() for s in (19, 23)}
             scaled = {s: z[s] * law.scale(s, LAYOUT) for s in z}
-            torch.testing.assert_close(
-                out, 0.5 * base + 0.25 * scaled[19] - 2.0 * scaled[23], rtol=0, atol=1e-12
-            )
+            torch.testing.assert_close(out, 0.5 * base + 0.25 * scaled[19] - 2.0 * scaled[23], rtol=0, atol=1e-12)
 
     def test_many_small_tensors_at_once_equal_one_by_one(self, law: Law, device: str) -> None:
         noise = Displacer(law, LAYOUT).small_noise(29, LAYOUT.specs, torch.device(device))

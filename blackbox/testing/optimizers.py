@@ -103,9 +103,7 @@ class OptimizerSuite:
         run(fresh, resumed, range(5, 9))
         assert torch.equal(resumed.flat(), parameters.flat())
 
-    def test_state_loaded_before_the_first_step_is_saved_unchanged(
-        self, make_optimizer: MakeOptimizer
-    ) -> None:
+    def test_state_loaded_before_the_first_step_is_saved_unchanged(self, make_optimizer: MakeOptimizer) -> None:
         optimizer, fresh = make_optimizer(), make_optimizer()
         run(optimizer, start(), range(3))
         fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))

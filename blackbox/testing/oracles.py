@@ -110,9 +110,7 @@ class OracleSuite:
         assert torch.equal(parameters.flat(), before)
         assert parameters.version == 0
 
-    def test_answers_do_not_depend_on_the_order_of_asking(
-        self, oracle: Oracle, parameters: Parameters
-    ) -> None:
+    def test_answers_do_not_depend_on_the_order_of_asking(self, oracle: Oracle, parameters: Parameters) -> None:
         if not self.deterministic or Values not in oracle.answers:
             pytest.skip("the oracle gives no reproducible numbers")
         forward, backward = questions(0), questions(1)[::-1]

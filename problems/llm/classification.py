@@ -199,9 +199,7 @@ class Classification(ModuleProblem):
     def _autocast(self) -> torch.autocast:
         # No cache of cast weights: it would outlive a change of the weights in an outer autocast
         # and hold a second copy of the model; within one pass each weight is cast once anyway.
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False
-        )
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
 
     def _prepare(self, context: Context) -> Batches:
         """The context's batches, kept for the other queries that are asked in the same context."""
@@ -211,9 +209,7 @@ class Classification(ModuleProblem):
                 del self._prepared[next(iter(self._prepared))]
             indices, train = self.indices(context), self._data["train"]
             prompts = self._tokens("train")
-            self._prepared[key] = self._batches(
-                [prompts[i] for i in indices], [train[i].label for i in indices]
-            )
+            self._prepared[key] = self._batches([prompts[i] for i in indices], [train[i].label for i in indices])
         return self._prepared[key]
 
     def _batches(self, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> Batches:
@@ -259,12 +255,8 @@ def _subset(examples: list[Example], size: int | None, seed: int) -> list[Exampl
 
 def _check_sizes(batch_size: int, micro_batch: int, window: int, examples: int) -> None:
     if not 1 <= batch_size <= examples:
-        raise UserError(
-            f"batch_size: needs 1 to {examples} (the training examples), not {batch_size}"
-        )
+        raise UserError(f"batch_size: needs 1 to {examples} (the training examples), not {batch_size}")
     if micro_batch < 1:
         raise UserError(f"micro_batch: needs at least 1, got {micro_batch}")
     if window and not batch_size <= window <= examples:
-        raise UserError(
-            f"window: needs 0 or {batch_size} (the batch size) to {examples}, got {window}"
-        )
+        raise UserError(f"window: needs 0 or {batch_size} (the batch size) to {examples}, got {window}")

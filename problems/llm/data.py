@@ -107,9 +107,7 @@ def split_rows(rows: Sequence[Row], sizes: Mapping[str, Any], seed: int) -> Rows
             raise UserError(f"splits.{split}: needs a count or a share from 0 to 1, got {size!r}")
         counts.append(round(size * len(rows)) if isinstance(size, float) else size)
     if sum(counts) >= len(rows):
-        raise UserError(
-            f"splits: {counts[1]} + {counts[0]} of {len(rows)} rows leave none to train"
-        )
+        raise UserError(f"splits: {counts[1]} + {counts[0]} of {len(rows)} rows leave none to train")
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     shuffled = [rows[i] for i in order]
@@ -166,9 +164,7 @@ def _table(lines: Iterable[list[str]], path: Path) -> Iterator[Row]:
         if header is None:
             header = cells
         elif len(cells) != len(header):
-            raise UserError(
-                f"data: {path}, row {number}: {len(cells)} cells, but the header has {len(header)}"
-            )
+            raise UserError(f"data: {path}, row {number}: {len(cells)} cells, but the header has {len(header)}")
         else:
             yield dict(zip(header, cells, strict=True))
 
@@ -181,30 +177,23 @@ def _hub_rows(name: str, splits: Mapping[str, Any]) -> Rows:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise UserError(
-            f"data: {name!r} is not one of {known}; to read it from a hub, install `datasets`"
-        ) from error
+        raise UserError(f"data: {name!r} is not one of {known}; to read it from a hub, install `datasets`") from error
     wanted = {split: str(splits.get(split, split)) for split in SPLITS}
     try:
         found = load_dataset(name)
     except Exception as error:  # the hub's client raises errors of many libraries
-        raise UserError(
-            f"data: {name!r} is not one of {known}, and the hub did not give it ({error})"
-        ) from error
+        raise UserError(f"data: {name!r} is not one of {known}, and the hub did not give it ({error})") from error
     missing = [hub for split, hub in wanted.items() if hub not in found and split in splits]
     if missing or wanted["train"] not in found:
         raise UserError(f"splits: {name!r} has {', '.join(found)}; name the one for each split")
     return {split: list(found[hub]) for split, hub in wanted.items() if hub in found}
 
 
-def _examples(
-    rows: Sequence[Row], prompt: Prompt, columns: Mapping[str, str], where: str
-) -> list[Example]:
+def _examples(rows: Sequence[Row], prompt: Prompt, columns: Mapping[str, str], where: str) -> list[Example]:
     unknown = sorted(set(columns) - {*prompt.fields, "label"})
     if unknown:
         raise UserError(
-            f"columns: {unknown[0]!r} is not a field of the template "
-            f"({', '.join((*prompt.fields, 'label'))})"
+            f"columns: {unknown[0]!r} is not a field of the template ({', '.join((*prompt.fields, 'label'))})"
         )
     names = {name: _column(name, columns, rows[0], where) for name in (*prompt.fields, "label")}
     classes = {label: index for index, label in enumerate(prompt.labels)}
@@ -220,9 +209,7 @@ def _examples(
                 f"data: {where}, example {number}: label {row[names['label']]!r} is not in the "
                 f"verbalizer ({', '.join(prompt.labels)})"
             )
-        examples.append(
-            Example({name: str(value).strip() for name, value in values.items()}, label)
-        )
+        examples.append(Example({name: str(value).strip() for name, value in values.items()}, label))
     return examples
 
 

@@ -15,9 +15,7 @@ from blackbox.errors import UserError
 from problems.device import resolve_device, resolve_dtype
 
 
-def load_model(
-    model: str, dtype: str = "float32", device: str = "auto"
-) -> tuple[nn.Module, Any, torch.device]:
+def load_model(model: str, dtype: str = "float32", device: str = "auto") -> tuple[nn.Module, Any, torch.device]:
     """Model in eval mode on its device, its tokenizer, and that device.
 
     Args:
@@ -79,9 +77,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def choose_tuned(
-    model: nn.Module, tuning: str | Sequence[str], lora: Mapping[str, Any] | None, seed: int
-) -> nn.Module:
+def choose_tuned(model: nn.Module, tuning: str | Sequence[str], lora: Mapping[str, Any] | None, seed: int) -> nn.Module:
     """Sets `requires_grad` on what is tuned, and on nothing else; the model, wrapped for LoRA.
 
     Args:
@@ -101,9 +97,7 @@ def choose_tuned(
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise UserError(
-                f"tuning: no parameter matches {pattern!r}; names look like {', '.join(names[:4])}"
-            )
+            raise UserError(f"tuning: no parameter matches {pattern!r}; names look like {', '.join(names[:4])}")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
     return model

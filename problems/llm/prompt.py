@@ -29,9 +29,11 @@ class Prompt:
 
     @property
     def fields(self) -> tuple[str, ...]:
+        """Names of the data columns that the template uses, in order."""
         return tuple(name for _, name, _, _ in string.Formatter().parse(self.template) if name)
 
     def render(self, fields: Mapping[str, str]) -> str:
+        """The template filled in."""
         return self.template.format(**fields)
 
 
@@ -51,8 +53,7 @@ def make_prompt(template: str, verbalizer: Mapping[Any, str] | None = None) -> P
         )
     if not answers:
         raise UserError(
-            "verbalizer: a template of your own needs the answer of each label, such as "
-            "{0: ' terrible', 1: ' great'}"
+            "verbalizer: a template of your own needs the answer of each label, such as {0: ' terrible', 1: ' great'}"
         )
     prompt = Prompt(template, tuple(str(label) for label in answers), tuple(answers.values()))
     try:
@@ -60,8 +61,7 @@ def make_prompt(template: str, verbalizer: Mapping[Any, str] | None = None) -> P
         prompt.render(dict.fromkeys(fields, ""))
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
-            f"template: {template!r} is malformed ({error}); write fields as {{name}} and a "
-            "literal brace twice"
+            f"template: {template!r} is malformed ({error}); write fields as {{name}} and a literal brace twice"
         ) from error
     if not fields:
         raise UserError(f"template: {template!r} has no named field; it would ignore the data")

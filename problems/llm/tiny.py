@@ -26,10 +26,7 @@ def tiny_rows(train: int = 400, validation: int = 100, test: int = 200) -> dict[
     """
     generator = random.Random(0)
     sizes = {"train": train, "validation": validation, "test": test}
-    return {
-        split: [_row(generator, index % 2) for index in range(size)]
-        for split, size in sizes.items()
-    }
+    return {split: [_row(generator, index % 2) for index in range(size)] for split, size in sizes.items()}
 
 
 def _row(generator: random.Random, label: int) -> dict[str, Any]:

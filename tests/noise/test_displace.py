@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackbox.layout import Layout
 from blackbox.noise import Gaussian, Law, Rademacher
-from blackbox.noise.displace import FUSE_FROM, Displacer, _compiler_works
+from blackbox.noise.displace import FUSE_FROM, Displacer, compiler_works
 from blackbox.testing.devices import DEVICES
 
 pytestmark = pytest.mark.compiles
@@ -23,7 +23,7 @@ UPDATE, PROBE = (11, -0.37), (12, 1e-3)
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
-    if not _compiler_works(request.param):
+    if not compiler_works(request.param):
         pytest.skip(f"torch.compile has no working back end for {request.param} here")
     return str(request.param)
 

@@ -149,9 +149,7 @@ def test_coordinate_seed_below_d_names_the_coordinate() -> None:
 
 def test_coordinate_seed_counts_modulo_d() -> None:
     layout = Layout.of({"a": (2, 3), "b": (4,)})
-    assert torch.equal(
-        Coordinate().sample((10_000_007,), layout.specs[1], 0, 4), torch.tensor([[0.0, 1, 0, 0]])
-    )
+    assert torch.equal(Coordinate().sample((10_000_007,), layout.specs[1], 0, 4), torch.tensor([[0.0, 1, 0, 0]]))
 
 
 def test_coordinate_scale_is_sqrt_d() -> None:

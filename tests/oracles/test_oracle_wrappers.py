@@ -37,9 +37,7 @@ def ask(oracle: Oracle, queries: Sequence[Query], parameters: Parameters) -> lis
 
 
 def values(feedback: Sequence[Feedback]) -> dict[str, float]:
-    return {
-        i: float(v) for f in feedback if isinstance(f, Values) for i, v in zip(f.ids, f.values, strict=True)
-    }
+    return {i: float(v) for f in feedback if isinstance(f, Values) for i, v in zip(f.ids, f.values, strict=True)}
 
 
 def failures(feedback: Sequence[Feedback]) -> dict[str, str]:

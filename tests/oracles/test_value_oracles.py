@@ -64,9 +64,7 @@ def test_torch_candidates_keep_the_parameters_precision(probes: list[Query]) -> 
         seen.append(x)
         return x.sum(1)
 
-    ask(
-        FunctionOracle(function, batched=True, library="torch"), probes, Parameters.from_vector(torch.ones(3))
-    )
+    ask(FunctionOracle(function, batched=True, library="torch"), probes, Parameters.from_vector(torch.ones(3)))
     assert seen[0].dtype == torch.float32 and seen[0].shape == (3, 3)
 
 
@@ -110,9 +108,7 @@ def test_what_is_not_finite_stops_at_the_door(asks: Any, parameters: Parameters,
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2), (2, 0)])
-def test_a_wrong_shape_fails_all_it_was_for(
-    asks: Any, parameters: Parameters, shape: tuple[int, ...]
-) -> None:
+def test_a_wrong_shape_fails_all_it_was_for(asks: Any, parameters: Parameters, shape: tuple[int, ...]) -> None:
     oracle = FunctionOracle(lambda x: np.zeros(shape), batched=True)
     feedback = ask(oracle, asks([[0, 0, 0], [1, 0, 0]]), parameters)
     assert list(failures(feedback)) == ["0.0.0", "0.0.1"]

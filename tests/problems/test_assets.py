@@ -43,9 +43,7 @@ def fake_asset(folder: Path, content: bytes, nested: bool) -> tuple[assets.Asset
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_member_is_taken_out_and_cached(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nested: bool
-) -> None:
+def test_member_is_taken_out_and_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nested: bool) -> None:
     asset, archive = fake_asset(tmp_path, b"rows", nested)
     calls = []
     monkeypatch.setenv("BLACKBOX_CACHE", str(tmp_path / "cache"))

@@ -72,9 +72,7 @@ def test_values_follow_the_weights_in_a_context_seen_before() -> None:
             parameter.mul_(1.1)
     after = problem.values(context)
     assert not torch.allclose(before, after)
-    torch.testing.assert_close(
-        after, one_by_one(problem, problem.indices(context)), rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(after, one_by_one(problem, problem.indices(context)), rtol=1e-4, atol=1e-4)
 
 
 def test_windowed_batches_are_fair_and_even_in_length() -> None:
@@ -96,10 +94,7 @@ def test_windowed_batches_are_fair_and_even_in_length() -> None:
 def test_cost_counts_examples_and_tokens() -> None:
     problem = tiny()
     context = Context(indices=(0, 1))
-    tokens = sum(
-        len(problem.tokenizer(f"{problem._data['train'][i].fields['x']} It was")["input_ids"])
-        for i in (0, 1)
-    )
+    tokens = sum(len(problem.tokenizer(f"{problem._data['train'][i].fields['x']} It was")["input_ids"]) for i in (0, 1))
     assert problem.cost(context) == {"examples": 2, "tokens": tokens}
     longer = tiny(verbalizer={0: " very dull", 1: " great"})
     assert longer.cost(context) == {"examples": 2, "tokens": 2 * tokens + 2}
@@ -119,9 +114,7 @@ def test_longer_answers_agree_with_one_sequence_per_option() -> None:
     values = problem.values(Context(indices=(5, 1, 2, 8)))
     scores = torch.from_numpy(problem.scores("train"))[[5, 1, 2, 8]]
     labels = torch.from_numpy(problem.labels("train"))[[5, 1, 2, 8]]
-    torch.testing.assert_close(
-        values, functional.cross_entropy(scores, labels, reduction="none"), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(values, functional.cross_entropy(scores, labels, reduction="none"), rtol=1e-4, atol=1e-5)
 
 
 def test_metrics_and_summary_agree_with_the_scores() -> None:

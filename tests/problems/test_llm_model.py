@@ -32,12 +32,7 @@ def rows(*lengths: int) -> tuple[Tensor, Tensor]:
 def plain_logits(model: Any, tokens: Tensor, last: Tensor) -> Tensor:
     """The model's own logits after each row, computed without padding."""
     with torch.no_grad():
-        return torch.stack(
-            [
-                model(row[None, : end + 1]).logits[0, end]
-                for row, end in zip(tokens, last, strict=True)
-            ]
-        )
+        return torch.stack([model(row[None, : end + 1]).logits[0, end] for row, end in zip(tokens, last, strict=True)])
 
 
 @pytest.mark.parametrize("route", ["rows", "head", "full"])
@@ -61,9 +56,7 @@ def test_option_rows_are_the_output_layer_itself() -> None:
     names = [name for name, _ in scorer.named_parameters()]
     assert names[0] == "model.model.embed_tokens.weight"
     assert not any("rows" in name or "lm_head" in name for name in names)
-    assert sum(p.numel() for p in scorer.parameters()) == sum(
-        p.numel() for p in scorer.model.parameters()
-    )
+    assert sum(p.numel() for p in scorer.parameters()) == sum(p.numel() for p in scorer.model.parameters())
 
 
 def test_a_bias_takes_the_head_and_altered_logits_the_full_pass() -> None:
@@ -201,9 +194,7 @@ def test_local_folder_is_loaded(tmp_path: Path) -> None:
         ({"model": "tiny", "device": "gpu"}, "'gpu' is not usable here"),
     ],
 )
-def test_wrong_models_are_refused(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str
-) -> None:
+def test_wrong_models_are_refused(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], message: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message):
         load_model(**settings)

@@ -50,8 +50,6 @@ def test_a_network_around_an_opaque_function_gets_the_gradient_of_autograd():
     exact, estimated = (
         torch.autograd.grad((f(x @ first) ** 2).sum(), first)[0] for f in (lambda h: torch.tanh(h @ w), layer)
     )
-    assert torch.linalg.norm(estimated - exact) < 0.1 * torch.linalg.norm(
-        exact
-    )  # expected: sqrt(5 / 1500) = .06
+    assert torch.linalg.norm(estimated - exact) < 0.1 * torch.linalg.norm(exact)  # expected: sqrt(5 / 1500) = .06
     assert layer.state_dict()["calls"] == 3_000
     assert np.isfinite(estimated.numpy()).all()

@@ -1,5 +1,7 @@
 """A line search by ranking plans after answers have come, at x + s * direction (ZO-RankSGD, arXiv:2303.03751)."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from blackbox import Parameters, Ranking, Session
@@ -30,10 +32,7 @@ class RankEstimator(Estimator):
 class LineSearch:
     def next(self, round, phase, first, direction, answers):
         (term,) = direction.terms
-        steps = [
-            Probe(term.law, tuple(zip(term.seeds.tolist(), -s * term.weights, strict=True)))
-            for s in (2.0, 0.5)
-        ]
+        steps = [Probe(term.law, tuple(zip(term.seeds.tolist(), -s * term.weights, strict=True))) for s in (2.0, 0.5)]
         return Plan(round.queries(phase, [*steps, None])) if phase == first else Plan()
 
     def choose(self, round, first, direction, answers):
@@ -56,5 +55,5 @@ def test_descent_by_orders_alone_with_a_line_search():
             session.tell(feedback)
         if session.advance() is not None:
             norms.append(float((parameters.flat() ** 2).sum()))
-    assert all(b <= a for a, b in zip(norms, norms[1:], strict=False))  # the incumbent is among the choices
+    assert all(b <= a for a, b in pairwise(norms))  # the incumbent is among the choices
     assert norms[-1] < 0.25 * norms[0]

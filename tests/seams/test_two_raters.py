@@ -22,12 +22,8 @@ class Pairs(Estimator):
 
     def estimate(self, round, answers):
         up = round.ids(0, 1)[0]
-        votes = sum(
-            p.weight * (-1 if better == up else 1) for p in answers.preferences for better, _ in p.pairs
-        )
-        return Estimate(
-            Direction((SeedTerms(Gaussian(), np.array([round.seed("probe")]), np.array([votes])),))
-        )
+        votes = sum(p.weight * (-1 if better == up else 1) for p in answers.preferences for better, _ in p.pairs)
+        return Estimate(Direction((SeedTerms(Gaussian(), np.array([round.seed("probe")]), np.array([votes])),)))
 
 
 class TwoRaters:
@@ -63,5 +59,5 @@ def test_a_round_waits_for_both_raters_and_a_vote_can_be_taken_back_before_the_s
     session.tell(Preferences(((a, b),), "bob", weight=0.5))
     assert session.advance() is not None
     assert parameters.flat().abs().sum() > 0  # both prefer a: the votes do not cancel
-    with pytest.raises(StaleAnswerError, match="step 0.*step 1"):
+    with pytest.raises(StaleAnswerError, match=r"step 0.*step 1"):
         session.tell(Ranking(((a,), ("0.0.7",)), rater="ann"))

@@ -119,9 +119,7 @@ class DecaysAll(SGD):
 class LeavesTraces(Batched):
     """Moves the tensors."""
 
-    def evaluate(
-        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
-    ) -> list[Outcome]:
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         outcomes = super().evaluate(objective, queries, parameters)
         term = SeedTerms(Rademacher(), np.array([1]), np.array([1e-9]))
         version = parameters.version
@@ -133,9 +131,7 @@ class LeavesTraces(Batched):
 class Shuffled(Batched):
     """Gives the outcomes in another order."""
 
-    def evaluate(
-        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
-    ) -> list[Outcome]:
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         return super().evaluate(objective, queries, parameters)[::-1]
 
 
