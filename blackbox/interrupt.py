@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _signal  # the functions behind ``signal``'s, which spend ten times as long on turning numbers into enums
+# The functions behind those of ``signal``, which spend ten times as long on turning numbers into enums.
+import _signal  # type: ignore[import-not-found]
 import threading
 from collections.abc import Callable
 from signal import SIGINT
@@ -11,7 +12,7 @@ from typing import Any
 _NUMBER = int(SIGINT)
 
 
-class held_back:  # noqa: N801 - used as a statement: ``with held_back():``
+class held_back:
     """Within it an interruption (SIGINT) waits; it is raised at the end of the outermost block."""
 
     __slots__ = ("_handler", "_held")

@@ -79,10 +79,10 @@ class TwoPoint(Estimator):
 
         Probes with a missing (NaN) value get weight 0 and the mean is taken over the others.
         """
-        return self._averaged(self._slopes(values))
-
-    def _averaged(self, slopes: FloatArray) -> FloatArray:
+        slopes = self._slopes(values)
         missing = np.isnan(slopes)
+        if not missing.any():
+            return slopes / len(slopes)
         weights: FloatArray = np.where(missing, 0.0, slopes) / np.maximum((~missing).sum(0), 1)
         return weights
 
@@ -103,11 +103,11 @@ class TwoPoint(Estimator):
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """(1/q) sum_i slope_i z_i; the per-example mean, if there is one, is taken after the difference."""
         values = answers.values(round.ids(0, self.queries))
-        slopes, missing, answered = self._slopes(values), np.isnan(values), values
+        weights, missing, answered = self.weights(values), np.isnan(values), values
         if missing.any():
-            weights, answered = self._averaged(slopes), values[~missing]
+            slopes, answered = self._slopes(values), values[~missing]
         else:
-            weights = slopes / len(slopes)
+            slopes = weights * self.probes
         if weights.ndim == 2:
             weights, slopes = weights.mean(1), slopes.mean(1)  # a slope is NaN where one of its examples is
         slopes = slopes[~np.isnan(slopes)] if answered is not values else slopes

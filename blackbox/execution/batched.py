@@ -25,7 +25,7 @@ def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
 
     Noise is drawn once per distinct seed, in one batch. Raises UserError for a payload.
     """
-    dtype = torch.float64 if any([t.dtype == torch.float64 for t in parameters.raw.values()]) else torch.float32
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in parameters.raw.values()) else torch.float32
     bases = {name: _flat(parameters, name).to(dtype) for name in {query.base for query in queries}}
     out = torch.empty(len(queries), parameters.dimension, dtype=dtype, device=parameters.device)
     probes = [query.candidate for query in queries if isinstance(query.candidate, Probe)]
@@ -73,7 +73,7 @@ def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], para
     shaped, pick = out, None
     if not single:
         factors = torch.from_numpy(_matrix(probes, _places(seeds, asked), coefficients, k)).to(out)
-    elif base.ndim == 1 and n == k * each and all([asked[i::each] == seeds for i in range(each)]):
+    elif base.ndim == 1 and n == k * each and all(asked[i::each] == seeds for i in range(each)):
         # Neighbours share their noise in most plans (x + z, x - z): nothing has to be gathered.
         shaped, factors = out.view(k, each, -1), torch.from_numpy(coefficients.reshape(k, each, 1)).to(out)
     else:

@@ -61,7 +61,7 @@ class Displacer:
         self.fused = fused and not isinstance(law, Sparse | Coordinate)
         self._tables: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         small = [s for s in layout.specs if s.numel < FUSE_FROM]
-        together = 1 < len(small) and sum(s.numel for s in small) <= KEPT
+        together = len(small) > 1 and sum(s.numel for s in small) <= KEPT
         self._few = {s.name: s for s in small} if together else {}
         self._few_drawn: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         self._kept: dict[tuple[str, torch.dtype, torch.device], tuple[list[int], Tensor]] = {}
@@ -244,9 +244,7 @@ class Displacer:
             out.copy_(total)
 
 
-def _plus_product(
-    base: Tensor, decay: float, weights: npt.NDArray[np.float64], noise: Tensor, out: Tensor
-) -> Tensor:
+def _plus_product(base: Tensor, decay: float, weights: npt.NDArray[np.float64], noise: Tensor, out: Tensor) -> Tensor:
     """decay * base + weights @ noise; in ``out`` if that has the dtype."""
     if base.device.type != "cpu":
         return torch.addmv(base, noise.t(), torch.from_numpy(weights).to(base), beta=decay)

@@ -54,9 +54,9 @@ def threefry_numpy(key0: Words, key1: Words, counter0: Words, counter1: Words) -
     # Small arrays spend their time in calls: everything is looked up once, ``out`` given by position, and the keys
     # spread over the shape, as broadcasting anew in every call takes longer.
     add, xor, either, left, right = np.add, np.bitwise_xor, np.bitwise_or, np.left_shift, np.right_shift
-    keys = np.empty((3, *shape), np.uint32)
-    keys[0], keys[1], keys[2] = key0, key1, key0 ^ key1 ^ _PARITY_WORD
-    keys = list(keys)
+    table = np.empty((3, *shape), np.uint32)
+    table[0], table[1], table[2] = key0, key1, key0 ^ key1 ^ _PARITY_WORD
+    keys = list(table)
     add(counter0, keys[0], x0)
     add(counter1, keys[1], x1)
     for five in range(5):

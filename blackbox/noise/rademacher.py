@@ -49,7 +49,7 @@ class Rademacher(Law):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """As in the base; on a CPU each hash is computed once, and its bits are looked up by the byte."""
-        if (device if isinstance(device, torch.device) else torch.device(device)).type != "cpu" or stop > _ONE_WORD_COUNTS:
+        if torch.device(device).type != "cpu" or stop > _ONE_WORD_COUNTS:
             return super().sample(seeds, spec, start, stop, device)
         key = noise_keys(seeds, spec.name).view(np.uint32)[:, :, None]
         first, last = start // _PAIR, -(-stop // _PAIR)

@@ -80,7 +80,7 @@ class FirstComeFirst(CentralDifference):
     """Depends on the order of the answers."""
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
-        factor = 2.0 if next(iter(answers._values)).endswith("0") else 1.0
+        factor = 2.0 if answers._parts[0].ids[0].endswith("0") else 1.0
         return Estimate(super().estimate(round, answers).direction * factor)
 
 
