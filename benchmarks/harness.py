@@ -43,7 +43,8 @@ def median(seconds: list[float]) -> float:
 def machine() -> str:
     """One line about where this ran."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}{load}"
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}{load}"
 
 
 def finish(figures: Mapping[str, Any]) -> None:

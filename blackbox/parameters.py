@@ -21,7 +21,8 @@ from blackbox.errors import StaleAnswerError, UserError
 from blackbox.interrupt import held_back
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
-from blackbox.noise.displace import FUSE_FROM, Displacer, compiler_works
+from blackbox.noise.displace import FUSE_FROM, Displacer
+from blackbox.noise.kernels import compiler_works
 from blackbox.update import Update, merge, move_tensor
 
 __all__ = ["Parameters", "Update", "canonical"]

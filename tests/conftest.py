@@ -41,12 +41,12 @@ def device(request: pytest.FixtureRequest) -> str:
 def global_generators(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that reads or sets the global generator of torch, numpy or random."""
     before = global_state()
-    restore = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    restore = torch.get_rng_state(), np.random.get_state(), random.getstate()
     yield
     after = global_state()
     changed = [name for name, state in before.items() if after.get(name) != state]
     torch.set_rng_state(restore[0])
-    np.random.set_state(restore[1])  # noqa: NPY002
+    np.random.set_state(restore[1])
     random.setstate(restore[2])
     if changed and not request.node.get_closest_marker("draws"):
         pytest.fail(f"the test changed the state of a global generator: {', '.join(changed)}")

@@ -69,20 +69,14 @@ def _object(target: Any, injected: tuple[str, ...] = (), name: str = "", summary
         "properties": head | {f.name: _field(f) for f in accepted.fields.values()},
         "additionalProperties": accepted.open,
     }
-    return (
-        result | ({"description": summary} if summary else {}) | ({"required": required} if required else {})
-    )
+    return result | ({"description": summary} if summary else {}) | ({"required": required} if required else {})
 
 
 def _field(field: Field) -> dict[str, Any]:
     options: list[dict[str, Any]] = []
     for annotation in field.nested:
         kind = kind_of(annotation)
-        one = (
-            {"$ref": f"#/$defs/{kind}"}
-            if kind
-            else {"anyOf": [{"type": ["string", "number"]}, _object(annotation)]}
-        )
+        one = {"$ref": f"#/$defs/{kind}"} if kind else {"anyOf": [{"type": ["string", "number"]}, _object(annotation)]}
         options.append({"type": "array", "items": one} if field.many else one)
     if field.plain is not None:
         try:

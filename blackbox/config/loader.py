@@ -109,9 +109,7 @@ def load(config: str | Path, settings: Iterable[str] = ()) -> Config:
     """
     path = locate(str(config))
     source = read(path)
-    if (
-        path.name == "config.yaml" and Path(config).is_dir()
-    ):  # a run's folder is that run, wherever it was moved to
+    if path.name == "config.yaml" and Path(config).is_dir():  # a run's folder is that run, wherever it was moved to
         override(source, _text_setting("run.name", path.parent.resolve().name))
         override(source, _text_setting("run.folder", str(path.parent.resolve().parent)))
     for setting in settings:
@@ -146,9 +144,7 @@ def examples() -> dict[str, Path]:
 def _example(name: str) -> Path:
     known = examples()
     if name.removesuffix(".yaml") not in known:
-        raise UserError(
-            f"There is no example '{name}'.{nearest(name, known)} Examples: {', '.join(known) or 'none'}."
-        )
+        raise UserError(f"There is no example '{name}'.{nearest(name, known)} Examples: {', '.join(known) or 'none'}.")
     return known[name.removesuffix(".yaml")]
 
 
@@ -157,9 +153,7 @@ def check(source: Source) -> Config:
     root = source.root
     for key in source.data:
         if key not in BLOCKS:
-            raise root.error(
-                f"there is no such block.{nearest(key, BLOCKS)} Blocks: {', '.join(BLOCKS)}.", key
-            )
+            raise root.error(f"there is no such block.{nearest(key, BLOCKS)} Blocks: {', '.join(BLOCKS)}.", key)
     for key, value in source.data.items():
         if value is None and key not in ("run", "execution"):
             raise root.error("the block is empty.", key)

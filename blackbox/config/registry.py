@@ -65,9 +65,7 @@ BUILT_IN = (
         "arXiv:2305.17333",
     ),
     Component("problem", "sphere", "problems.functions:Sphere", "sum of squares"),
-    Component(
-        "problem", "quadratic", "problems.functions:Quadratic", "quadratic of a given condition number"
-    ),
+    Component("problem", "quadratic", "problems.functions:Quadratic", "quadratic of a given condition number"),
     Component("problem", "rosenbrock", "problems.functions:Rosenbrock", "curved valley", "Rosenbrock 1960"),
     Component(
         "problem",
@@ -84,18 +82,12 @@ BUILT_IN = (
         "Rastrigin 1974",
     ),
     Component("problem", "small-net", "problems.small_net:SmallNet", "a small network on synthetic classes"),
-    Component(
-        "oracle", "objective", "oracles.objective:ObjectiveOracle", "values of the problem's own objective"
-    ),
+    Component("oracle", "objective", "oracles.objective:ObjectiveOracle", "values of the problem's own objective"),
     Component("oracle", "function", "oracles.function:FunctionOracle", "values of a plain function"),
     Component("oracle", "noisy", "oracles.wrappers:Noisy", "Gaussian noise on the values of an oracle"),
-    Component(
-        "oracle", "cached", "oracles.cached:Cached", "answers given before are given again, for nothing"
-    ),
+    Component("oracle", "cached", "oracles.cached:Cached", "answers given before are given again, for nothing"),
     Component("oracle", "retried", "oracles.wrappers:Retried", "failed queries are asked again"),
-    Component(
-        "oracle", "timed-out", "oracles.timed_out:TimedOut", "a query that takes too long is a failure"
-    ),
+    Component("oracle", "timed-out", "oracles.timed_out:TimedOut", "a query that takes too long is a failure"),
     Component("noise", "rademacher", "blackbox.noise:Rademacher", "random signs"),
     Component("noise", "gaussian", "blackbox.noise:Gaussian", "independent standard normals"),
     Component("noise", "sphere", "blackbox.noise:Sphere", "uniform on the sphere of radius sqrt(d)"),
@@ -125,9 +117,7 @@ BUILT_IN = (
         "blackbox.execution:WriteFree",
         "displaced weights on the fly; the default for modules",
     ),
-    Component(
-        "execution", "in-place", "blackbox.execution:InPlace", "merged passes over the weights, float32"
-    ),
+    Component("execution", "in-place", "blackbox.execution:InPlace", "merged passes over the weights, float32"),
     Component(
         "execution",
         "batched",
@@ -135,9 +125,7 @@ BUILT_IN = (
         "many candidates a call; the default for vectors",
     ),
     Component("baseline", "zero-shot", "problems.llm.baselines:zero_shot", "the model untouched"),
-    Component(
-        "baseline", "adamw", "problems.llm.baselines:adamw", "backpropagation and AdamW", "arXiv:1711.05101"
-    ),
+    Component("baseline", "adamw", "problems.llm.baselines:adamw", "backpropagation and AdamW", "arXiv:1711.05101"),
 )
 
 
@@ -146,9 +134,7 @@ def components(kind: str | None = None) -> list[Component]:
     if kind is not None and kind not in BASES:
         raise UserError(f"There is no kind '{kind}'.{nearest(kind, BASES)} Kinds: {', '.join(BASES)}.")
     kinds = list(BASES) if kind is None else [kind]
-    return sorted(
-        (c for c in (*BUILT_IN, *_installed()) if c.kind in kinds), key=lambda c: kinds.index(c.kind)
-    )
+    return sorted((c for c in (*BUILT_IN, *_installed()) if c.kind in kinds), key=lambda c: kinds.index(c.kind))
 
 
 @lru_cache(maxsize=1)

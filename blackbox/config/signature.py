@@ -83,9 +83,7 @@ def signature(target: Callable[..., Any], injected: tuple[str, ...] = ()) -> Sig
         elif parameter.name in injected:
             taken[parameter.name] = parameter.default is REQUIRED
         else:
-            field = _field(
-                parameter, _resolve(parameter.annotation, owner), target, helps.get(parameter.name, "")
-            )
+            field = _field(parameter, _resolve(parameter.annotation, owner), target, helps.get(parameter.name, ""))
             if field is not None:
                 fields[field.name] = field
     return Signature(fields, taken, is_open)
@@ -180,9 +178,7 @@ def _resolve(annotation: Any, owner: Any) -> Any:
     """A string annotation evaluated; Any where it names something that only type checkers import."""
     if not isinstance(annotation, str):
         return annotation
-    scope = getattr(owner, "__globals__", None) or vars(
-        sys.modules.get(getattr(owner, "__module__", ""), builtins)
-    )
+    scope = getattr(owner, "__globals__", None) or vars(sys.modules.get(getattr(owner, "__module__", ""), builtins))
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return typing.get_type_hints(holder, globalns=scope, include_extras=True)["it"]
@@ -205,9 +201,7 @@ def _words(annotation: Any) -> str:
             words.append("one of " + ", ".join(map(str, arguments)))
         elif inspect.isclass(member) and origin is None and (kind := kind_of(member)) is not None:
             words.append(f"the name or block of a {kind} component")
-        elif inspect.isclass(origin) and issubclass(
-            origin, typing.get_origin(typing.Mapping[str, str]) or dict
-        ):
+        elif inspect.isclass(origin) and issubclass(origin, typing.get_origin(typing.Mapping[str, str]) or dict):
             value = arguments[1] if len(arguments) == 2 else Any
             words.append("a mapping" + ("" if value is Any else f" (each value {_words(value)})"))
         elif inspect.isclass(origin) and issubclass(origin, Sequence):

@@ -32,13 +32,13 @@ _TAG = "tag:yaml.org,2002:"
 class _Loader(yaml.SafeLoader):
     """Composes nodes and tags plain scalars by the core schema."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (as in the base)
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes exactly what the loader would take for something else."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (as in the base)
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -120,9 +120,7 @@ def parse(text: str, name: str = "config", folder: Path | None = None) -> Source
     source = Source(name, folder or Path(), {})
     value = _compose(text, source)
     if not isinstance(value, dict):
-        raise UserError(
-            f"{name}: a configuration is a mapping of blocks such as `problem:`, not {describe(value)}."
-        )
+        raise UserError(f"{name}: a configuration is a mapping of blocks such as `problem:`, not {describe(value)}.")
     source.data = value
     return source
 
@@ -198,9 +196,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         self._inside.append(node)
-        value = (
-            self._sequence(node, keys) if isinstance(node, yaml.SequenceNode) else self._mapping(node, keys)
-        )
+        value = self._sequence(node, keys) if isinstance(node, yaml.SequenceNode) else self._mapping(node, keys)
         self._inside.pop()
         return value
 

@@ -15,10 +15,8 @@ one they are streamed, a pass a term.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,7 @@ from torch import Tensor
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import GROUP, Law, keys
 from blackbox.noise.coordinate import Coordinate
+from blackbox.noise.kernels import compiler_works, kernel, wide
 from blackbox.noise.sparse import Sparse
 
 _CHUNK = 1 << 17
@@ -83,9 +82,9 @@ class Displacer:
         for seed, coefficient in terms:
             main = self._main(base)
             if main:
-                kernel = _kernel(self.law, "displace" if out is not base else "displace_in_place")
+                apply = kernel(self.law, "displace" if out is not base else "displace_in_place")
                 key, scalars = self._key(seed, spec, base), _scalars(base, decay, coefficient * self.law.factor(spec))
-                kernel(self._grouped(out, main), self._grouped(base, main), key, scalars)
+                apply(self._grouped(out, main), self._grouped(base, main), key, scalars)
             self._eager(out, base, spec, main, seed, coefficient, decay)
             base, decay = out, 1.0
 
@@ -97,8 +96,8 @@ class Displacer:
         if main:
             key, scalars = self._key(update[0], spec, base), self._pair_scalars(base, spec, decay, update, probe)
             next_key = self._key(probe[0], spec, base)
-            kernel = _kernel(self.law, "update_and_displace")
-            kernel(self._grouped(out, main), self._grouped(base, main), key, next_key, scalars)
+            apply = kernel(self.law, "update_and_displace")
+            apply(self._grouped(out, main), self._grouped(base, main), key, next_key, scalars)
         self._eager(base, base, spec, main, *update, decay)
         self._eager(out, base, spec, main, *probe, 1.0)
 
@@ -108,7 +107,7 @@ class Displacer:
         if main:
             scalars = _scalars(base, 1.0, c * self.law.factor(spec))
             tensors = [self._grouped(t, main) for t in (plus, minus, base)]
-            _kernel(self.law, "displace_pair")(*tensors, self._key(seed, spec, base), scalars)
+            kernel(self.law, "displace_pair")(*tensors, self._key(seed, spec, base), scalars)
         self._eager(plus, base, spec, main, seed, c, 1.0)
         self._eager(minus, base, spec, main, seed, -c, 1.0)
 
@@ -128,7 +127,7 @@ class Displacer:
             scalars = self._pair_scalars(base, spec, decay, update, probe)
             tensors = [self._grouped(t, main) for t in (plus, minus, base)]
             keys_of = [self._key(seed, spec, base) for seed, _ in (update, probe)]
-            _kernel(self.law, "update_and_displace_pair")(*tensors, *keys_of, scalars)
+            kernel(self.law, "update_and_displace_pair")(*tensors, *keys_of, scalars)
         self._eager(base, base, spec, main, *update, decay)
         self._eager(plus, base, spec, main, *probe, 1.0)
         self._eager(minus, base, spec, main, probe[0], -probe[1], 1.0)
@@ -139,7 +138,7 @@ class Displacer:
         if main:
             key, scalars = self._key(update[0], spec, base), self._pair_scalars(base, spec, decay, update, probe)
             next_key = self._key(probe[0], spec, base)
-            _kernel(self.law, "displace_twice")(self._grouped(base, main), key, next_key, scalars)
+            kernel(self.law, "displace_twice")(self._grouped(base, main), key, next_key, scalars)
         self._eager(base, base, spec, main, *update, decay)
         self._eager(base, base, spec, main, *probe, 1.0)
 
@@ -220,13 +219,13 @@ class Displacer:
         if start == base.numel():
             return
         if spec.name in self._few:
-            noise = self._few_noise(seed, base.device)[spec.name].to(_wide(base)) * c
+            noise = self._few_noise(seed, base.device)[spec.name].to(wide(base)) * c
             part = base.to(noise.dtype)
             out.copy_(noise.add_(part if decay == 1.0 else part * decay))
             return
         for low in range(start, base.numel(), _CHUNK):
             high = min(low + _CHUNK, base.numel())
-            noise = self.law.sample((seed,), spec, low, high, base.device)[0].to(_wide(base))
+            noise = self.law.sample((seed,), spec, low, high, base.device)[0].to(wide(base))
             part = base[low:high].to(noise.dtype)
             out[low:high] = noise.mul_(c).add_(part if decay == 1.0 else part * decay)
 
@@ -237,7 +236,7 @@ class Displacer:
         total = base.to(exact)
         for low in range(0, len(terms), block):
             seeds = [seed for seed, _ in terms[low : low + block]]
-            noise = self.noise(seeds, spec, 0, spec.numel, _wide(base), base.device).to(exact)
+            noise = self.noise(seeds, spec, 0, spec.numel, wide(base), base.device).to(exact)
             total = _plus_product(total, decay, weights[low : low + block], noise, out)
             decay = 1.0
         if total is not out:
@@ -254,100 +253,11 @@ def _plus_product(base: Tensor, decay: float, weights: npt.NDArray[np.float64], 
     return result
 
 
-def _wide(base: Tensor) -> torch.dtype:
-    """The dtype sums are taken in: never half precision."""
-    return torch.float64 if base.dtype == torch.float64 else torch.float32
-
-
 def _scalars(base: Tensor, *numbers: float) -> Tensor:
-    return _number_tensor(numbers, _wide(base), base.device)
+    return _number_tensor(numbers, wide(base), base.device)
 
 
 @lru_cache(maxsize=64)
 def _number_tensor(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The tensors of a step share their numbers."""
     return torch.tensor(numbers, dtype=dtype, device=device)
-
-
-@cache
-def _kernel(law: Law, form: str) -> Callable[..., None]:
-    """The compiled kernel of one law and form; shapes are dynamic, numbers come as tensors: one compile each."""
-
-    def noise(key: Tensor, base: Tensor) -> Tensor:
-        # Widened first: a number held in a 0-d float64 tensor would be rounded to the noise's float32.
-        return law.run(key, base.shape[0]).to(_wide(base))
-
-    def displace(out: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
-        out.copy_(base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base))
-
-    def displace_in_place(out: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
-        base.copy_(base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base))
-
-    def update_and_displace(out: Tensor, base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor) -> None:
-        moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
-        base.copy_(moved)
-        out.copy_(moved + scalars[2] * noise(next_key, base))
-
-    def displace_twice(base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor) -> None:
-        moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
-        base.copy_(moved + scalars[2] * noise(next_key, base))
-
-    def displace_pair(plus: Tensor, minus: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
-        shift = scalars[1] * noise(key, base)
-        plus.copy_(base.to(_wide(base)) + shift)
-        minus.copy_(base.to(_wide(base)) - shift)
-
-    def update_and_displace_pair(
-        plus: Tensor, minus: Tensor, base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor
-    ) -> None:
-        moved = base.to(_wide(base)) * scalars[0] + scalars[1] * noise(key, base)
-        shift = scalars[2] * noise(next_key, base)
-        base.copy_(moved)
-        plus.copy_(moved + shift)
-        minus.copy_(moved - shift)
-
-    forms: dict[str, Any] = {
-        "displace": displace,
-        "displace_in_place": displace_in_place,
-        "update_and_displace": update_and_displace,
-        "displace_twice": displace_twice,
-        "displace_pair": displace_pair,
-        "update_and_displace_pair": update_and_displace_pair,
-    }
-    function = forms[form]
-    # The compiler counts its variants per code object; laws must not share one.
-    function.__code__ = function.__code__.replace(co_name=f"{form}_{law.tag}")
-    compiled: Callable[..., None] = torch.compile(function, dynamic=True, fullgraph=True)
-
-    def call(*tensors: Tensor) -> None:
-        # Kernels run inside the user's forward too; its autocast state must not make another variant.
-        kind = tensors[0].device.type
-        if not torch.is_autocast_enabled(kind):
-            compiled(*tensors)
-            return
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_enabled(kind, False)
-        torch.set_autocast_cache_enabled(True)
-        try:
-            compiled(*tensors)
-        finally:
-            torch.set_autocast_enabled(kind, True)
-            torch.set_autocast_cache_enabled(cached)
-
-    return call
-
-
-@cache
-def compiler_works(device_type: str) -> bool:
-    """Whether torch.compile has a working back end here; found out once, by compiling a trifle."""
-    try:
-        double = torch.compile(lambda x: x + x, fullgraph=True)
-        double(torch.ones(4, device=device_type))
-    except Exception as error:  # any failure of the tool chain means the same: go on without it
-        warnings.warn(
-            f"torch.compile does not work on {device_type} here ({type(error).__name__}); noise takes the slower "
-            "eager path. A C++ compiler (g++) is what is usually missing on a CPU.",
-            stacklevel=2,
-        )
-        return False
-    return True

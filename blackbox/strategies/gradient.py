@@ -33,9 +33,7 @@ class GradientStrategy(Strategy):
         line_search: decides the displacement by queries of its own instead of the optimizer's learning rate.
     """
 
-    def __init__(
-        self, estimator: Estimator, optimizer: Optimizer, line_search: LineSearch | None = None
-    ) -> None:
+    def __init__(self, estimator: Estimator, optimizer: Optimizer, line_search: LineSearch | None = None) -> None:
         self.estimator = estimator
         self.optimizer = optimizer
         self.line_search = line_search

@@ -15,7 +15,7 @@ def global_state() -> dict[str, bytes]:
     """The states of the generators of torch (all devices), numpy and random, comparable by ==."""
     state = {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002
+        "numpy": pickle.dumps(np.random.get_state()),
         "random": pickle.dumps(random.getstate()),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -20,9 +20,7 @@ ODD = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=8),
-    st.sampled_from(
-        ["", "type", "sgd", "a:b", "os:path", "1e-3", ":", "\0", "x" * 300, 10**400, "../..", "~"]
-    ),
+    st.sampled_from(["", "type", "sgd", "a:b", "os:path", "1e-3", ":", "\0", "x" * 300, 10**400, "../..", "~"]),
     st.lists(st.integers(), max_size=2),
     st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), st.integers(), max_size=2),
 )
@@ -51,9 +49,7 @@ def mutated(draw):
             case "replace":
                 owner[last] = draw(ODD)
             case "rename" if isinstance(owner, dict):
-                owner[draw(st.one_of(st.text(max_size=8), st.just(f"{last}s"), st.integers()))] = owner.pop(
-                    last
-                )
+                owner[draw(st.one_of(st.text(max_size=8), st.just(f"{last}s"), st.integers()))] = owner.pop(last)
             case _ if isinstance(owner, dict):
                 owner[draw(st.text(max_size=8))] = draw(ODD)
     return to_text(document)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from blackbox.layout import Layout
 from blackbox.noise import Gaussian, Law, Rademacher
-from blackbox.noise.displace import FUSE_FROM, Displacer, compiler_works
+from blackbox.noise.displace import FUSE_FROM, Displacer
+from blackbox.noise.kernels import compiler_works
 from blackbox.testing.devices import DEVICES
 
 pytestmark = pytest.mark.compiles
