@@ -10,10 +10,10 @@ demo: $(STAMP)
 	$(BIN)/blackbox run configs/demo.yaml --fresh
 
 demo-hour: $(STAMP)
-	$(BIN)/python -m benchmarks.demo_hour
+	$(BIN)/python -m benchmarks.llm --rows demo-hour adamw
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
