@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,12 @@ import torch
 
 def global_state() -> dict[str, bytes]:
     """The states of the generators of torch (all devices), numpy and random, comparable by ==."""
+    numpy_state = np.random.get_state(legacy=False)
+    words = numpy_state["state"]["key"].tobytes().hex() if "key" in numpy_state["state"] else ""
     state = {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": pickle.dumps(np.random.get_state()),
-        "random": pickle.dumps(random.getstate()),
+        "numpy": f"{words} {numpy_state}".encode(),
+        "random": repr(random.getstate()).encode(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = b"".join(s.numpy().tobytes() for s in torch.cuda.get_rng_state_all())
