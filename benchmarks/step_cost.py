@@ -181,6 +181,7 @@ def main() -> None:
     """Run it."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--memory-of", choices=["floor", "write-free", "in-place"], help="internal")
+    parser.add_argument("--turns", type=int, help="turns of every side in the headline case")
     options = parser.parse_args()
     if options.memory_of:
         _memory_of(options.memory_of)
@@ -188,7 +189,7 @@ def main() -> None:
     print(f"step_cost on {machine()}")
     problem = FixedBatch(16, 40, False)
     print("  float32, 16 x 40")
-    headline = time_case(problem, 1 if options.quick else 7, gaussian=True, with_textbook=True)
+    headline = time_case(problem, options.turns or (1 if options.quick else 7), gaussian=True, with_textbook=True)
     if not options.quick:
         for autocast, length in ((False, 128), (True, 40), (True, 128)):
             problem = FixedBatch(16, length, autocast)

@@ -62,11 +62,6 @@ class Direction:
     def __neg__(self) -> Direction:
         return self * -1.0
 
-    @property
-    def is_zero(self) -> bool:
-        """True where no term can move anything."""
-        return all(isinstance(t, SeedTerms) and not t.weights.any() for t in self.terms)
-
 
 def _scaled(term: Term, factor: float) -> Term:
     match term:

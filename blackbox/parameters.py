@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.direction import Direction, SeedTerms
-from blackbox.errors import StaleAnswerError, UserError
+from blackbox.errors import UserError
 from blackbox.interrupt import held_back
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
@@ -236,11 +236,6 @@ class Parameters:
             finally:
                 for n, value in here.items():
                     self._tensors[n].copy_(value)
-
-    def check_version(self, version: int, what: str) -> None:
-        """Raise StaleAnswerError unless ``version`` is the present one."""
-        if version != self.version:
-            raise StaleAnswerError(f"{what} belongs to version {version}; the parameters are at {self.version}.")
 
 
 def _flat_alias(tensor: Tensor) -> Tensor | None:

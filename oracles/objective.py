@@ -41,8 +41,7 @@ class ObjectiveOracle(LocalOracle):
         """One Values for all that succeeded, one Failed for each that didn't."""
         began = time.perf_counter()
         # An execution may hand all values over in one piece; taking them apart to join them again takes longer.
-        evaluate = getattr(self.execution, "evaluate_together", self.execution.evaluate)
-        found = evaluate(self.problem, queries, parameters)
+        found = self.execution.evaluate_together(self.problem, queries, parameters)
         outcomes = fetch(found, negate=bool(getattr(self.problem, "maximize", False)))
         extra = {"seconds": time.perf_counter() - began}
         return settle(queries, outcomes, self.cost, extra, self.per_example)

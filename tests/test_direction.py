@@ -89,12 +89,6 @@ def test_scaling_leaves_the_original_alone() -> None:
     assert torch.equal(vector(MIXED), before)
 
 
-def test_empty_direction_and_zero_weights_are_zero() -> None:
-    assert Direction().is_zero
-    assert seeds([0.0, 0.0]).is_zero
-    assert not seeds([0.0, 1.0]).is_zero
-
-
 class CountCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the calls of each torch operation."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.direction import CoordinateTerms, Direction, SeedTerms, dense
-from blackbox.errors import StaleAnswerError, UserError
+from blackbox.errors import UserError
 from blackbox.layout import TensorSpec
 from blackbox.noise import Gaussian, Law, Rademacher, Sphere
 from blackbox.noise.rounding import round_stochastically
@@ -288,17 +288,6 @@ def test_every_apply_is_a_version() -> None:
     parameters.apply(along(1, 0.5))
     parameters.apply(along(1, 0.5), defer=True)
     assert parameters.version == 2
-
-
-def test_stale_version_is_refused_with_both_named() -> None:
-    parameters = two()
-    parameters.version = 7
-    with pytest.raises(StaleAnswerError, match=r"Query 3\.0\.1 .*version 5.*at 7"):
-        parameters.check_version(5, "Query 3.0.1")
-
-
-def test_present_version_passes() -> None:
-    two().check_version(0, "anything")
 
 
 def test_anchor_keeps_the_point_it_was_taken_at() -> None:

@@ -24,6 +24,12 @@ class Execution(ABC):
     def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         """One outcome a query. An exception of the objective is an outcome; the tensors are restored first."""
 
+    def evaluate_together(
+        self, objective: Objective, queries: Sequence[Query], parameters: Parameters
+    ) -> list[Outcome] | Tensor:
+        """As ``evaluate``, or one tensor [n] or [n, batch] where all outcomes came as one."""
+        return self.evaluate(objective, queries, parameters)
+
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """Repeat what evaluating these queries does to the tensors' bits, without asking the objective."""
 

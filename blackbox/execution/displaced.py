@@ -58,11 +58,9 @@ class Displaced:
         self.guard: ReadGuard | None = None
         self._parameters = parameters
         self._owners = owners
-        self._small = [s for s in parameters.layout.specs if s.numel < FUSE_FROM]
         self._owed: Update | None = parameters.take_pending()
         self._unsettled = set(parameters.layout.by_name) if self._owed is not None else set()
         self._scratch = scratch
-        self._small_noise: dict[int, dict[str, Tensor]] = {}
         self._half = 0  # within a pair: +1 or -1 while one half is computed on its own
 
     @contextmanager
@@ -88,7 +86,7 @@ class Displaced:
     def _wrapped(self, owner: Owner, forward: Forward) -> Forward:
         module = owner.module
         if isinstance(module, nn.Embedding) and module.max_norm is None:
-            return lambda tokens: self._embedding(owner, forward, tokens)
+            return lambda input: self._embedding(owner, forward, input)
 
         def single(*args: Any, **kwargs: Any) -> Any:
             with self._swapped_in(owner):
@@ -99,12 +97,11 @@ class Displaced:
                 return single(*args, **kwargs)
             return self._in_halves(single, args, kwargs)
 
-        def linear(x: Tensor) -> Tensor:
+        def linear(input: Tensor) -> Tensor:
             if not self.paired or self._half:
-                with self._swapped_in(owner):
-                    result: Tensor = forward(x)
-                    return result
-            return self._linear_pair(owner, x)
+                result: Tensor = single(input)
+                return result
+            return self._linear_pair(owner, input)
 
         return linear if type(module) is nn.Linear and "forward" not in module.__dict__ else any_module
 
@@ -173,9 +170,7 @@ class Displaced:
         assert self.displacer is not None
         wide = weight.reshape(-1) if weight.dtype == torch.float64 else weight.reshape(-1).float()
         for seed, coefficient in terms:
-            if seed not in self._small_noise:
-                self._small_noise[seed] = self.displacer.small_noise(seed, self._small, weight.device)
-            wide = wide + self._small_noise[seed][spec.name].to(wide.dtype) * coefficient
+            wide = wide + self.displacer.small(seed, spec, weight.device).to(wide.dtype) * coefficient
         return wide.to(weight.dtype).view(weight.shape)
 
     def _embedding(self, owner: Owner, forward: Forward, tokens: Tensor) -> Tensor:

@@ -164,14 +164,19 @@ class Displacer:
                 noise = noise[[drawn.index(seed) for seed in seeds]]
         return noise if stop - start == spec.numel else noise[:, start:stop]
 
-    def _few_noise(self, seed: int, device: torch.device) -> dict[str, Tensor]:
-        """``small_noise`` of the small tensors, kept for the last few seeds: each is asked for one tensor at a time."""
+    def small(self, seed: int, spec: TensorSpec, device: torch.device) -> Tensor:
+        """One seed's unscaled noise of a whole small tensor, float32 [numel]; not to be written to.
+
+        Drawn with that of all other small tensors by one hash call, and kept for the last few seeds.
+        """
+        if spec.name not in self._few:
+            return self.law.sample((seed,), spec, 0, spec.numel, device)[0]
         drawn = self._few_drawn
         if (seed, device) not in drawn:
             while len(drawn) > 3:
                 del drawn[next(iter(drawn))]
             drawn[seed, device] = self.small_noise(seed, list(self._few.values()), device)
-        return drawn[seed, device]
+        return drawn[seed, device][spec.name]
 
     def small_noise(self, seed: int, specs: Sequence[TensorSpec], device: torch.device) -> dict[str, Tensor]:
         """Unscaled noise of many small tensors by one hash call: float32 [numel] by name."""
@@ -219,7 +224,7 @@ class Displacer:
         if start == base.numel():
             return
         if spec.name in self._few:
-            noise = self._few_noise(seed, base.device)[spec.name].to(wide(base)) * c
+            noise = self.small(seed, spec, base.device).to(wide(base)) * c
             part = base.to(noise.dtype)
             out.copy_(noise.add_(part if decay == 1.0 else part * decay))
             return
