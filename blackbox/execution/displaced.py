@@ -98,10 +98,12 @@ class Displaced:
             return self._in_halves(single, args, kwargs)
 
         def linear(input: Tensor) -> Tensor:
-            if not self.paired or self._half:
-                result: Tensor = single(input)
-                return result
-            return self._linear_pair(owner, input)
+            if self.paired and not self._half:
+                return self._linear_pair(owner, input)
+            if self.terms and self.guard is None:
+                return self._linear(owner, input)
+            result: Tensor = single(input)
+            return result
 
         return linear if type(module) is nn.Linear and "forward" not in module.__dict__ else any_module
 
@@ -127,6 +129,22 @@ class Displaced:
                 if pooled is not None:
                     self._put_back(pooled)
             self._allow(owner, False)
+
+    def _linear(self, owner: Owner, input: Tensor) -> Tensor:
+        """As ``single`` of a linear layer, without exchanging its parameters: there are hundreds of them."""
+        weights: dict[str, Tensor | None] = dict(owner.module._parameters)
+        pooled = []
+        for attribute, spec in owner.weights:
+            displaced, scratch = self._displaced(owner.module, spec)
+            weights[attribute] = displaced
+            if scratch is not None:
+                pooled.append(scratch)
+        weight, bias = weights["weight"], weights["bias"]
+        assert weight is not None
+        output = nn.functional.linear(input, weight, bias)
+        for scratch in pooled:
+            self._put_back(scratch)
+        return output
 
     def _displaced(self, module: nn.Module, spec: TensorSpec) -> tuple[Tensor | None, Tensor | None]:
         """(the displaced weight, the scratch it lives in); None for theta itself."""

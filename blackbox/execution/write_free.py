@@ -3,9 +3,9 @@
 See ``displaced`` for how. The last step's update is merged into the first displacing pass. Works in float32, bfloat16,
 and float32 under bfloat16 autocast (the scratch is then bfloat16).
 
-An objective that can evaluate several copies of a batch at once (``stacked_values``) has its +c and -c probes evaluated
-in one forward: a MeZO step then reads and writes the weights once. Whether a model can be stacked is tried out on its
-first pair, against separate forwards.
+With ``stacked``, an objective that can evaluate several copies of a batch at once (``stacked_values``) has its +c and
+-c probes evaluated in one forward: a MeZO step then reads and writes the weights once. Whether a model can be stacked
+is tried out on its first pair, against separate forwards.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class WriteFree(Execution):
     """Displaced weights on the fly (the default for modules).
 
     Args:
-        stacked: evaluate a pair of probes in one forward where the objective and the model allow it.
+        stacked: evaluate a pair of probes in one forward where the objective and the model allow it. Faster where the
+            noise is dear (Gaussian) or the forward cheap; a forward then holds the activations of two batches.
     """
 
-    def __init__(self, stacked: bool = True) -> None:
+    def __init__(self, stacked: bool = False) -> None:
         self._stacked = stacked
         self._checked: set[int] = set()
         self._stackable: dict[int, bool] = {}

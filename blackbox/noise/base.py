@@ -44,9 +44,13 @@ class Law(ABC):
             float32 [..., *group_shape].
         """
 
-    def run(self, key: Tensor, count: int) -> Tensor:
-        """Groups 0 .. count-1 of one tensor (``count`` even): float32 [count, *group_shape]; key int32 [2]."""
-        return self.groups(key, torch.arange(count, dtype=torch.int32, device=key.device))
+    def run(self, key: Tensor, count: int) -> tuple[Tensor, ...]:
+        """Groups 0 .. count-1 of one tensor (``count`` even); key int32 [2].
+
+        Whole, float32 [count, 32]; or, where ``group_shape`` is (parts, n), part by part, float32 [count, n] each.
+        A compiled kernel then computes what the parts share once.
+        """
+        return (self.groups(key, torch.arange(count, dtype=torch.int32, device=key.device)),)
 
     def factor(self, spec: TensorSpec) -> float:
         """What ``groups`` must be multiplied by in this tensor; ``sample`` and ``rows`` have done so."""

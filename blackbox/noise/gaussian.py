@@ -16,7 +16,7 @@ from torch import Tensor
 from blackbox.noise.base import Law
 from blackbox.noise.hash import threefry
 
-_QUARTER_TURN = 1 << 30
+_QUARTER_TURN = 1 << 30  # cos(t) = sin(t + a quarter turn); int32 wraps as angles do
 _HALF_TURN = -(1 << 31)
 # Chebyshev fit of sin(pi f)/f in f^2 over |f| <= 1/2; lowest power first.
 _SINE = (3.1415927410125732, -5.167710304260254, 2.550077438354492, -0.598291277885437, 0.07765766233205795)
@@ -31,13 +31,22 @@ class Gaussian(Law):
 
     def groups(self, key: Tensor, low: Tensor, high: int = 0) -> Tensor:
         """Group g, pair p: the hash of counter (g, p)."""
-        pair = torch.arange(16, dtype=torch.int32, device=low.device) + (high << 4)
-        radius_bits, angle = threefry(key[..., 0, None], key[..., 1, None], low[..., None], pair)
-        uniform = ((radius_bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31
-        radius = torch.sqrt(-2.0 * torch.log(uniform))
-        # cos(t) = sin(t + a quarter turn); int32 wraps as angles do.
+        radius, angle = _polar(key, low, high)
         turn = torch.tensor([[_QUARTER_TURN], [0]], dtype=torch.int32, device=low.device)
         return radius[..., None, :] * _sine(angle[..., None, :] + turn)
+
+    def run(self, key: Tensor, count: int) -> tuple[Tensor, ...]:
+        """The cosines and the sines of groups 0 .. count-1, [count, 16] each."""
+        radius, angle = _polar(key, torch.arange(count, dtype=torch.int32, device=key.device))
+        return radius * _sine(angle + _QUARTER_TURN), radius * _sine(angle)
+
+
+def _polar(key: Tensor, low: Tensor, high: int = 0) -> tuple[Tensor, Tensor]:
+    """Radius (float32) and angle (int32, a full turn is 2**32) of each group's 16 pairs."""
+    pair = torch.arange(16, dtype=torch.int32, device=low.device) + (high << 4)
+    radius_bits, angle = threefry(key[..., 0, None], key[..., 1, None], low[..., None], pair)
+    uniform = ((radius_bits & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31
+    return torch.sqrt(-2.0 * torch.log(uniform)), angle
 
 
 def _sine(turn: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ compiled once. The noise never exists in memory.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,38 +21,49 @@ from blackbox.noise.base import Law
 def kernel(law: Law, form: str) -> Callable[..., None]:
     """The compiled kernel of one law and form; shapes are dynamic, numbers come as tensors: one compile each."""
 
-    def noise(key: Tensor, base: Tensor) -> Tensor:
-        # Widened first: a number held in a 0-d float64 tensor would be rounded to the noise's float32.
-        return law.run(key, base.shape[0]).to(wide(base))
+    def parts(key: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        # (noise, the same part of each tensor); what the noise of several parts has in common is fused.
+        for index, noise in enumerate(law.run(key, tensors[0].shape[0])):
+            # Widened first: a number held in a 0-d float64 tensor would be rounded to the noise's float32.
+            yield (
+                noise.to(wide(tensors[-1])),
+                *(tensor if tensor.ndim == 2 else tensor[:, index] for tensor in tensors),
+            )
 
     def displace(out: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
-        out.copy_(base.to(wide(base)) * scalars[0] + scalars[1] * noise(key, base))
+        for z, to, x in parts(key, out, base):
+            to.copy_(x.to(wide(x)) * scalars[0] + scalars[1] * z)
 
     def displace_in_place(out: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
-        base.copy_(base.to(wide(base)) * scalars[0] + scalars[1] * noise(key, base))
+        displace(base, base, key, scalars)
+
+    def moved_parts(key: Tensor, next_key: Tensor, scalars: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        # (the updated base, the next displacement, the same part of each tensor); the base is the last one
+        for (z, *some), (next_z, _) in zip(parts(key, *tensors), parts(next_key, tensors[-1]), strict=True):
+            moved = some[-1].to(wide(some[-1])) * scalars[0] + scalars[1] * z
+            yield moved, scalars[2] * next_z, *some
 
     def update_and_displace(out: Tensor, base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor) -> None:
-        moved = base.to(wide(base)) * scalars[0] + scalars[1] * noise(key, base)
-        base.copy_(moved)
-        out.copy_(moved + scalars[2] * noise(next_key, base))
+        for moved, shift, to, x in moved_parts(key, next_key, scalars, out, base):
+            x.copy_(moved)
+            to.copy_(moved + shift)
 
     def displace_twice(base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor) -> None:
-        moved = base.to(wide(base)) * scalars[0] + scalars[1] * noise(key, base)
-        base.copy_(moved + scalars[2] * noise(next_key, base))
+        for moved, shift, x in moved_parts(key, next_key, scalars, base):
+            x.copy_(moved + shift)
 
     def displace_pair(plus: Tensor, minus: Tensor, base: Tensor, key: Tensor, scalars: Tensor) -> None:
-        shift = scalars[1] * noise(key, base)
-        plus.copy_(base.to(wide(base)) + shift)
-        minus.copy_(base.to(wide(base)) - shift)
+        for z, up, down, x in parts(key, plus, minus, base):
+            up.copy_(x.to(wide(x)) + scalars[1] * z)
+            down.copy_(x.to(wide(x)) - scalars[1] * z)
 
     def update_and_displace_pair(
         plus: Tensor, minus: Tensor, base: Tensor, key: Tensor, next_key: Tensor, scalars: Tensor
     ) -> None:
-        moved = base.to(wide(base)) * scalars[0] + scalars[1] * noise(key, base)
-        shift = scalars[2] * noise(next_key, base)
-        base.copy_(moved)
-        plus.copy_(moved + shift)
-        minus.copy_(moved - shift)
+        for moved, shift, up, down, x in moved_parts(key, next_key, scalars, plus, minus, base):
+            x.copy_(moved)
+            up.copy_(moved + shift)
+            down.copy_(moved - shift)
 
     forms: dict[str, Any] = {
         "displace": displace,
@@ -66,8 +77,16 @@ def kernel(law: Law, form: str) -> Callable[..., None]:
     # The compiler counts its variants per code object; laws must not share one.
     function.__code__ = function.__code__.replace(co_name=f"{form}_{law.tag}")
     compiled: Callable[..., None] = torch.compile(function, dynamic=True, fullgraph=True)
+    variants: set[tuple[Any, ...]] = set()
 
     def call(*tensors: Tensor) -> None:
+        variant = tuple([(t.dtype, t.device) for t in tensors])
+        if variant not in variants:
+            run(*_typical(tensors))
+            variants.add(variant)
+        run(*tensors)
+
+    def run(*tensors: Tensor) -> None:
         # Kernels run inside the user's forward too; its autocast state must not make another variant.
         kind = tensors[0].device.type
         if not torch.is_autocast_enabled(kind):
@@ -83,6 +102,18 @@ def kernel(law: Law, form: str) -> Callable[..., None]:
             torch.set_autocast_cache_enabled(cached)
 
     return call
+
+
+def _typical(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of the same kinds, of a size for which the compiler makes its best code.
+
+    It looks at the size of the first call when it decides on threads, and keeps the code, even on disk, for all sizes.
+    """
+    made = {id(t): torch.zeros(_TYPICAL_GROUPS, *t.shape[1:], dtype=t.dtype, device=t.device) for t in tensors[:-1]}
+    return [made.get(id(t), t) if t.ndim > 1 else t for t in tensors]
+
+
+_TYPICAL_GROUPS = 1 << 12
 
 
 @cache

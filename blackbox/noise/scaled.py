@@ -56,7 +56,7 @@ class Scaled(Law):
         """The law underneath, unscaled (a group does not know its tensor)."""
         return self.over.groups(key, low, high)
 
-    def run(self, key: Tensor, count: int) -> Tensor:
+    def run(self, key: Tensor, count: int) -> tuple[Tensor, ...]:
         """The law underneath, unscaled."""
         return self.over.run(key, count)
 
