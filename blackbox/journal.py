@@ -13,6 +13,8 @@ import json
 import os
 import weakref
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -57,18 +59,38 @@ class Journal:
         except JournalError:
             self._lock.close()
             raise
-        self._file = self.path.open("ab")
+        # Large enough for any answers that are written together.
+        self._file = self.path.open("ab", buffering=1 << 22)
+        self._gathering = self._durable = False
 
     def append(self, record: Record, durable: bool = False) -> None:
         """Write one line and flush it; ``durable`` also waits for the disk."""
         # A record of plain numbers and strings; NaN would not be JSON, so it is refused.
         self._file.write(_encode(record).encode() + b"\n")
+        if self._gathering:
+            self._durable |= durable
+            return
         self._file.flush()
         if durable:
-            if self._sidecar is not None and self._packed:  # what the lines refer to must be there when they are
-                os.fsync(self._sidecar.fileno())
-                self._packed = False
-            os.fsync(self._file.fileno())
+            self._sync()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Lines appended inside reach the file at once: all of them, or none."""
+        self._gathering, self._durable = True, False
+        try:
+            yield
+        finally:
+            self._gathering = False
+            self._file.flush()
+            if self._durable:
+                self._sync()
+
+    def _sync(self) -> None:
+        if self._sidecar is not None and self._packed:  # what the lines refer to must be there when they are
+            os.fsync(self._sidecar.fileno())
+            self._packed = False
+        os.fsync(self._file.fileno())
 
     def pack(self, array: npt.NDArray[np.float64]) -> Any:
         """A JSON value for a float64 array: a (nested) list if short, else a reference into the sidecar."""

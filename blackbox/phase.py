@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
+
+from torch import Tensor
 
 from blackbox.estimators.base import Plan, Round
 from blackbox.feedback import Feedback, Preferences, Ranking, Values
 from blackbox.parameters import Parameters
-from blackbox.probe import DenseCandidate, Query
+from blackbox.probe import CURRENT, DenseCandidate, Payload, Query, ids_of
 from blackbox.result import Best
 
 _KEEP_POINT_UP_TO = 10_000
@@ -25,7 +27,7 @@ class Phase:
 
     round: Round
     number: int
-    queries: dict[str, Query]
+    planned: Sequence[Query]
     anchors: tuple[str, ...] = ()
     asked: bool = False
     repeated: bool = True
@@ -35,18 +37,22 @@ class Phase:
     @classmethod
     def of(cls, plan: Plan, round: Round, number: int) -> Phase:
         """A phase in which nothing is asked yet."""
-        queries = {query.id: query for query in plan.queries}
-        return cls(round, number, queries, plan.anchors, unanswered=dict.fromkeys(queries))
+        return cls(round, number, plan.queries, plan.anchors, unanswered=dict.fromkeys(ids_of(plan.queries)))
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """The queries' ids in order."""
-        return tuple(self.queries)
+        return ids_of(self.planned)
 
-    def open_queries(self) -> list[Query]:
+    @cached_property
+    def queries(self) -> dict[str, Query]:
+        """The queries by id, in order."""
+        return dict(zip(self.ids, self.planned, strict=True))
+
+    def open_queries(self) -> Sequence[Query]:
         """Those without an answer, in order."""
-        if len(self.unanswered) == len(self.queries):
-            return list(self.queries.values())
+        if len(self.unanswered) == len(self.planned):
+            return self.planned
         return [self.queries[i] for i in self.unanswered]
 
     def take(self, feedback: Feedback) -> None:
@@ -68,7 +74,7 @@ class Phase:
         if isinstance(feedback, Ranking | Preferences):
             same = (f for f in self.feedback if type(f) is type(feedback) and f.ids == feedback.ids)
             return None if any(getattr(f, "rater", "") == feedback.rater for f in same) else feedback
-        if len(self.unanswered) == len(self.queries) and feedback.ids == self.ids:
+        if len(self.unanswered) == len(self.planned) and feedback.ids == self.ids:
             return feedback
         rows = [row for row, i in enumerate(feedback.ids) if i in self.unanswered]
         if len(rows) in (0, len(feedback.ids)):
@@ -96,13 +102,22 @@ class Phase:
         value = float(means[index])
         if best is not None and value >= best.value:
             return best
-        query = self.queries[feedback.ids[index]]
-        point = None
-        if parameters.module is None and parameters.dimension <= _KEEP_POINT_UP_TO:
-            from blackbox.execution.batched import materialise
+        query = self.planned[self.ids.index(feedback.ids[index])]
+        if parameters.module is not None or parameters.dimension > _KEEP_POINT_UP_TO:
+            return Best(value, query)
+        if isinstance(query.candidate, DenseCandidate | Payload):
+            return Best(value, query, partial(_given, query.candidate))
+        base = parameters.tensors if query.base == CURRENT else parameters.anchor(query.base)
+        # Mostly a better one comes before anybody asks for the point: it is worked out when it is looked at.
+        return Best(value, query, partial(_displaced, query, {name: t.clone() for name, t in base.items()}))
 
-            if not isinstance(query.candidate, DenseCandidate):
-                point = materialise([query], parameters)[0].tolist()
-            else:
-                point = query.candidate.values.tolist()
-        return Best(value, query, point)
+
+def _given(candidate: DenseCandidate | Payload) -> list[float] | None:
+    return candidate.values.tolist() if isinstance(candidate, DenseCandidate) else None
+
+
+def _displaced(query: Query, base: dict[str, Tensor]) -> list[float]:
+    from blackbox.execution.batched import materialise
+
+    point: list[float] = materialise([replace(query, base=CURRENT)], Parameters(base))[0].tolist()
+    return point

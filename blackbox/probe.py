@@ -6,9 +6,11 @@ keep, to send to a worker, or to answer days later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -90,3 +92,66 @@ class Query:
     version: int = 0
     context: Context = ALL_DATA
     fidelity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probes(Sequence[Probe]):
+    """Probes of one law and one term each, by columns: probe i is coefficients[i] z(seeds[i])."""
+
+    law: Law
+    seeds: tuple[int, ...]
+    coefficients: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    @overload
+    def __getitem__(self, at: int) -> Probe: ...
+    @overload
+    def __getitem__(self, at: slice) -> Probes: ...
+    def __getitem__(self, at: int | slice) -> Probe | Probes:
+        if isinstance(at, slice):
+            return Probes(self.law, self.seeds[at], self.coefficients[at])
+        return Probe(self.law, ((self.seeds[at], self.coefficients[at]),))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries(Sequence[Query]):
+    """Queries that share base, version and context; each is made when it is looked at."""
+
+    ids: tuple[str, ...]
+    candidates: Sequence[Candidate]
+    base: str = CURRENT
+    version: int = 0
+    context: Context = ALL_DATA
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, at: int) -> Query: ...
+    @overload
+    def __getitem__(self, at: slice) -> Queries: ...
+    def __getitem__(self, at: int | slice) -> Query | Queries:
+        if isinstance(at, slice):
+            return Queries(self.ids[at], self.candidates[at], self.base, self.version, self.context)
+        return Query(self.ids[at], self.candidates[at], self.base, self.version, self.context)
+
+
+def ids_of(queries: Sequence[Query]) -> tuple[str, ...]:
+    """The queries' ids."""
+    return queries.ids if isinstance(queries, Queries) else tuple([query.id for query in queries])
+
+
+def by_context(queries: Sequence[Query]) -> Iterator[tuple[Context, Sequence[Query]]]:
+    """Runs of queries that share a context."""
+    if isinstance(queries, Queries):
+        yield queries.context, queries
+        return
+    for context, same in groupby(queries, attrgetter("context")):
+        yield context, list(same)

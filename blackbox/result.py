@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from blackbox.feedback import Cost
@@ -39,12 +41,17 @@ class Best:
     Attributes:
         value: the value.
         query: the query it answered.
-        point: the candidate as a list of numbers, for vectors of up to 10,000 elements.
+        find_point: works out ``point``.
     """
 
     value: float
     query: Query
-    point: list[float] | None = None
+    find_point: Callable[[], list[float] | None] = field(default=lambda: None, compare=False, repr=False)
+
+    @cached_property
+    def point(self) -> list[float] | None:
+        """The candidate as a list of numbers, for vectors of up to 10,000 elements."""
+        return self.find_point()
 
 
 @dataclass(frozen=True)

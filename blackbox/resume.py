@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blackbox import checkpoint
@@ -123,7 +124,7 @@ def _replay(session: Session, record: Record, journal: Journal) -> None:
         case "values" | "ranking" | "preferences" | "failed":
             if session._phase is None:
                 raise _elsewhere(journal, "holds an answer")
-            feedback = from_record(record, journal, tuple(session._phase.queries))
+            feedback = from_record(record, journal, session._phase.ids)
             session._receive(feedback, session._phase)
             if not session._phase.unanswered:
                 session.repeat_passes()
@@ -205,7 +206,7 @@ def _best_from_json(state: dict[str, Any]) -> Best:
     if "indices" in context:
         context["indices"] = tuple(context["indices"])
     query = Query(state["id"], candidate, state["base"], state["version"], Context(**context), state["fidelity"])
-    return Best(state["value"], query, state["point"])
+    return Best(state["value"], query, partial(state.get, "point"))
 
 
 def _described(value: Any) -> dict[str, Any] | None:

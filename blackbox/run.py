@@ -157,8 +157,7 @@ class _Run:
                 if on_pending == "return":
                     return Status.PENDING
                 answers = self.oracle.poll(1.0)
-            for feedback in answers:
-                session.tell(feedback)
+            session.tell_all(answers)
             stop = self._judge()
             if stop is not None:
                 return stop

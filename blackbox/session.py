@@ -15,6 +15,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Session:
         parameters.flush()
         parameters.in_place = False
         parameters.on_flush = self._note_flush
+        strategy.begin(parameters)
         if journal is not None:
             self.journal = None  # what is replayed is in the journal already
             take_up(self, journal, settings or {}, inexact)
@@ -107,7 +109,7 @@ class Session:
 
     # -- asking ----------------------------------------------------------------------------------------------
 
-    def preview(self, progress: float = 0.0) -> list[Query]:
+    def preview(self, progress: float = 0.0) -> Sequence[Query]:
         """What ``ask`` would return, without committing to it."""
         if self._phase is None:
             batch, reset = (derive_seed(self.seed, role, self.steps) for role in ("batch", "reset"))
@@ -117,7 +119,7 @@ class Session:
         assert self._phase is not None
         return self._phase.open_queries()
 
-    def ask(self, progress: float = 0.0) -> list[Query]:
+    def ask(self, progress: float = 0.0) -> Sequence[Query]:
         """The unanswered queries of the open round, planning one if none is open; idempotent.
 
         Args:
@@ -136,7 +138,7 @@ class Session:
             phase.asked = True
         return queries
 
-    def portions(self, progress: float = 0.0) -> Iterator[list[Query]]:
+    def portions(self, progress: float = 0.0) -> Iterator[Sequence[Query]]:
         """What ``ask`` returns, in the portions to submit; for executions that displace tensors in place.
 
         Where a former life was ended between the answers of one phase, the answered queries' passes over the
@@ -159,7 +161,7 @@ class Session:
         if phase is not None and not phase.repeated:
             phase.repeated = True
             if self._replay is not None:
-                self._replay(list(phase.queries.values()), self.parameters)
+                self._replay(phase.planned, self.parameters)
 
     def _open(self, round: Round, number: int) -> None:
         plan = self.strategy.plan(round, number, self._answers)
@@ -178,7 +180,7 @@ class Session:
         """
         phase = self._phase
         ids = feedback.ids
-        if phase is None or not phase.asked or (ids != phase.ids and not set(ids) <= phase.queries.keys()):
+        if phase is None or not phase.asked or (ids != phase.ids and not set(ids) <= set(phase.ids)):
             self._refuse_stale(ids)
             return
         if not isinstance(feedback, Failed) and type(feedback) not in self.strategy.accepts:
@@ -195,6 +197,12 @@ class Session:
                 record = to_record(new, self.journal, omit_ids=new.ids == phase.ids)
                 self._record(record, durable=isinstance(new, Ranking | Preferences))
             self._receive(new, phase)
+
+    def tell_all(self, answers: Sequence[Feedback]) -> None:
+        """``tell`` each; in the journal are all of them or none, so that no rater's word is lost to a kill."""
+        with self.journal.together() if self.journal is not None and len(answers) > 1 else nullcontext():
+            for feedback in answers:
+                self.tell(feedback)
 
     def retract(self, query_id: str, rater: str = "") -> None:
         """Take back the answers to a query (by one rater) before the step is made.
@@ -213,7 +221,7 @@ class Session:
         if set(ids) <= set().union(*self._told):
             return  # a repeat of what the last rounds already acted on
         now = self.parameters.version
-        unknown = next(i for i in ids if self._phase is None or i not in self._phase.queries)
+        unknown = next(i for i in ids if self._phase is None or i not in self._phase.ids)
         step = unknown.split(".")[0]
         raise StaleAnswerError(
             f"Query {unknown} belongs to step {step}; the parameters are at version {now}, step "

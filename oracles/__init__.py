@@ -4,6 +4,7 @@ from oracles.base import BaseOracle, HumanOracle, LocalOracle, Oracle, RankingOr
 from oracles.cached import Cached
 from oracles.function import FunctionOracle
 from oracles.objective import ObjectiveOracle
+from oracles.ranking import Pairwise, Ranked, Rater
 from oracles.timed_out import TimedOut
 from oracles.wrappers import Counted, Noisy, Retried, Wrapper
 
@@ -17,7 +18,10 @@ __all__ = [
     "Noisy",
     "ObjectiveOracle",
     "Oracle",
+    "Pairwise",
+    "Ranked",
     "RankingOracle",
+    "Rater",
     "Retried",
     "TimedOut",
     "ValueOracle",

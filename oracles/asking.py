@@ -13,14 +13,16 @@ import numpy as np
 from blackbox.errors import UserError
 from blackbox.execution.batched import materialise
 from blackbox.parameters import Parameters
-from blackbox.probe import Payload, Query
+from blackbox.probe import Payload, Probes, Queries, Query
 
 Groups = Sequence[int | Sequence[int]]
 """Positions, best first; an inner list is a tie; positions left out were skipped."""
 
 
-def parts(queries: Sequence[Query], by_context: bool) -> list[tuple[list[Query], dict[str, Any]]]:
+def parts(queries: Sequence[Query], by_context: bool) -> list[tuple[Sequence[Query], dict[str, Any]]]:
     """Runs of queries that one call can take, with its keyword arguments: vectors apart from payloads."""
+    if isinstance(queries, Queries) and isinstance(queries.candidates, Probes):
+        return [(queries, {"context": queries.context} if by_context else {})]
 
     def key(query: Query) -> tuple[bool, Any]:
         return isinstance(query.candidate, Payload), query.context if by_context else None

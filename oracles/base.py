@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from blackbox.feedback import Cost, Failed, Feedback, Ranking, Values, add_cost
 from blackbox.parameters import Parameters
-from blackbox.probe import Query
+from blackbox.probe import Query, ids_of
 from oracles.asking import Groups, candidates_of, named, parts, takes_context
 from oracles.door import FloatArray, Outcome, as_float64, reason_of, settle
 
@@ -86,7 +86,7 @@ class LocalOracle(BaseOracle):
         new = [query for query in queries if query.id not in waiting] if waiting else queries
         if not new:
             return
-        ids = [query.id for query in new]
+        ids = ids_of(new)
         self._waiting.update(ids)
         try:
             self._ready.extend(self.answer(new, parameters))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from blackbox.feedback import Cost, Failed, Feedback, Values, add_cost
-from blackbox.probe import Context, Query
+from blackbox.probe import Context, Query, ids_of
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ def settle(
         with np.errstate(invalid="ignore", over="ignore"):
             whole = whole.mean(1)
     if whole is not None and np.isfinite(whole).all():
-        return [Values(tuple([query.id for query in queries]), whole, _sum(cost(queries), extra))]
+        return [Values(ids_of(queries), whole, _sum(cost(queries), extra))]
     with np.errstate(invalid="ignore", over="ignore"):
         feedback = _one_by_one(queries, outcomes, cost, per_example)
     feedback[0] = replace(feedback[0], cost=_sum(feedback[0].cost, extra))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from blackbox.execution.base import Outcome as DeviceOutcome
 from blackbox.feedback import Cost, Failed, Feedback, Values, add_cost
 from blackbox.objective import Objective, cost_of
 from blackbox.parameters import Parameters
-from blackbox.probe import Query
+from blackbox.probe import Query, by_context
 from oracles.base import LocalOracle
 from oracles.door import FloatArray, Outcome, settle
 
@@ -51,9 +49,8 @@ class ObjectiveOracle(LocalOracle):
         total: Cost = {"queries": len(queries)}
         if not hasattr(self.problem, "cost"):
             return total
-        for context, same in groupby(queries, attrgetter("context")):
-            times = len(list(same))
-            add_cost(total, {coin: times * one for coin, one in cost_of(self.problem, context).items()})
+        for context, same in by_context(queries):
+            add_cost(total, {coin: len(same) * one for coin, one in cost_of(self.problem, context).items()})
         return total
 
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:

@@ -21,6 +21,8 @@ def check_together(config: Config, root: Cursor) -> None:
     """Refuse blocks that are missing, useless or unfit beside the others; raises UserError."""
     for key in ("estimator", "optimizer"):
         given, needed = getattr(config, key), config.strategy.injected.get(key)
+        if key == "optimizer" and needed is False:  # the one thing that can stand in for it
+            needed = config.strategy.arguments.get("line_search") is None
         if given is None and needed:
             names = ", ".join(c.name for c in components(key))
             raise root.error(f"the block `{key}` is missing; {config.strategy.label} needs one: {names}.")

@@ -1,6 +1,20 @@
 """Estimators: noise x stencil, from answers to a direction."""
 
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
+from blackbox.estimators.comparison import OneBit
+from blackbox.estimators.evolution import RankEvolution
+from blackbox.estimators.ranking import RankEstimator
 from blackbox.estimators.two_point import CentralDifference, ForwardDifference, TwoPoint
 
-__all__ = ["CentralDifference", "Estimate", "Estimator", "ForwardDifference", "Plan", "Round", "TwoPoint"]
+__all__ = [
+    "CentralDifference",
+    "Estimate",
+    "Estimator",
+    "ForwardDifference",
+    "OneBit",
+    "Plan",
+    "RankEstimator",
+    "RankEvolution",
+    "Round",
+    "TwoPoint",
+]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from blackbox.direction import Direction
 from blackbox.feedback import Answers, Feedback
 from blackbox.layout import Layout
-from blackbox.probe import CURRENT, Candidate, Context, Query
+from blackbox.probe import CURRENT, Candidate, Context, Queries, Query
 from blackbox.seeds import derive_seed, derive_seeds
 
 
@@ -54,11 +54,10 @@ class Round:
         base: str = CURRENT,
         context: Context | None = None,
         first: int = 0,
-    ) -> tuple[Query, ...]:
+    ) -> Queries:
         """Queries "step.phase.index" for these candidates; ``first`` is the index of the first of them."""
-        context, version = self.context if context is None else context, self.version
         ids = _ids(self.step, phase, first, len(candidates))
-        return tuple([Query(i, one, base, version, context) for i, one in zip(ids, candidates, strict=True)])
+        return Queries(ids, candidates, base, self.version, self.context if context is None else context)
 
     def ids(self, phase: int, count: int) -> tuple[str, ...]:
         """The ids that ``queries`` gives."""
@@ -78,16 +77,20 @@ class Plan:
     ``anchors`` are taken at the present point before the queries are asked.
     """
 
-    queries: tuple[Query, ...] = ()
+    queries: Sequence[Query] = ()
     anchors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A gradient estimate (ascent direction of the value) and facts about it for the log."""
+    """A gradient estimate (ascent direction of the value) and facts about it for the log.
+
+    ``proposals`` are candidates judged on the way that deserve another look: a line search may try them.
+    """
 
     direction: Direction
     info: dict[str, float] = field(default_factory=dict)
+    proposals: tuple[Candidate, ...] = ()
 
 
 class Estimator(ABC):

@@ -26,7 +26,7 @@ from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
 from blackbox.feedback import Answers, Feedback, Values
 from blackbox.noise import Law, Rademacher
-from blackbox.probe import Candidate, Probe
+from blackbox.probe import Candidate, Probe, Probes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -97,7 +97,7 @@ class TwoPoint(Estimator):
         return Plan(round.queries(0, self.candidates(round.seeds("probe", self.probes))))
 
     @abstractmethod
-    def candidates(self, seeds: Sequence[int]) -> list[Candidate]:
+    def candidates(self, seeds: Sequence[int]) -> Sequence[Candidate]:
         """The stencil around these seeds: row j of ``coefficients`` as a candidate."""
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
@@ -135,10 +135,10 @@ class CentralDifference(TwoPoint):
         matrix *= np.tile([self.epsilon, -self.epsilon], self.probes)[:, None]
         return matrix
 
-    def candidates(self, seeds: Sequence[int]) -> list[Candidate]:
+    def candidates(self, seeds: Sequence[int]) -> Sequence[Candidate]:
         """x + mu z_i, x - mu z_i, in turn."""
-        law, steps = self.noise, (self.epsilon, -self.epsilon)
-        return [Probe(law, ((seed, c),)) for seed in seeds for c in steps]
+        twice = tuple([seed for seed in seeds for _ in range(2)])
+        return Probes(self.noise, twice, (self.epsilon, -self.epsilon) * len(seeds))
 
     def projected(self, values: FloatArray) -> FloatArray:
         """(f+ - f-)/2mu."""
@@ -161,7 +161,7 @@ class ForwardDifference(TwoPoint):
         """Row 0 is the base, row i is +mu z_i."""
         return np.vstack([np.zeros((1, self.probes)), np.eye(self.probes) * self.epsilon])
 
-    def candidates(self, seeds: Sequence[int]) -> list[Candidate]:
+    def candidates(self, seeds: Sequence[int]) -> Sequence[Candidate]:
         """The base, then x + mu z_i."""
         return [None, *(Probe(self.noise, ((seed, self.epsilon),)) for seed in seeds)]
 

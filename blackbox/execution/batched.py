@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, groupby
-from operator import attrgetter
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from blackbox.execution.base import Execution, Outcome
 from blackbox.noise.base import Law
 from blackbox.objective import ModuleObjective, Objective, VectorObjective
 from blackbox.parameters import Parameters
-from blackbox.probe import CURRENT, Context, DenseCandidate, Payload, Probe, Query
+from blackbox.probe import CURRENT, Context, DenseCandidate, Payload, Probe, Probes, Queries, Query, by_context
 
 
 def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
@@ -26,12 +25,16 @@ def materialise(queries: Sequence[Query], parameters: Parameters) -> Tensor:
     Noise is drawn once per distinct seed, in one batch. Raises UserError for a payload.
     """
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in parameters.raw.values()) else torch.float32
-    bases = {name: _flat(parameters, name).to(dtype) for name in {query.base for query in queries}}
     out = torch.empty(len(queries), parameters.dimension, dtype=dtype, device=parameters.device)
+    if isinstance(queries, Queries) and isinstance(queries.candidates, Probes):  # the usual round
+        base = _flat(parameters, queries.base).to(dtype)
+        _displace(out, base, queries.candidates.law, queries.candidates, parameters)
+        return out
+    bases = {name: _flat(parameters, name).to(dtype) for name in {query.base for query in queries}}
     probes = [query.candidate for query in queries if isinstance(query.candidate, Probe)]
     # By value, but mostly it is one object, and hashing it for every probe takes longer.
     laws = {*(probe.law for probe in probes[:1]), *[p.law for p in probes if p.law is not probes[0].law]}
-    if len(probes) == len(queries) and len(laws) == len(bases) == 1:  # the usual round; each row is written once
+    if len(probes) == len(queries) and len(laws) == len(bases) == 1:  # each row is written once
         _displace(out, bases[queries[0].base], laws.pop(), probes, parameters)
         return out
     for row, query in enumerate(queries):
@@ -63,9 +66,13 @@ def _flat(parameters: Parameters, base: str) -> Tensor:
 def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], parameters: Parameters) -> None:
     """out <- base + coefficients @ noise, in pieces of columns; ``base`` [d] or [n, d], ``out`` itself perhaps."""
     displacer, n = parameters.displacer(law), len(probes)
-    parts = [probe.terms for probe in probes]
-    terms = displacer.terms(list(chain.from_iterable(parts)))
-    single = len(terms) == n and all(parts)
+    if isinstance(probes, Probes):
+        single, terms = True, list(zip(probes.seeds, probes.coefficients, strict=True))
+    else:
+        parts = [probe.terms for probe in probes]
+        terms = list(chain.from_iterable(parts))
+        single = len(terms) == n and all(parts)
+    terms = displacer.terms(terms)
     asked, coefficients = [seed for seed, _ in terms], np.array([c for _, c in terms])
     seeds = list(dict.fromkeys(asked))
     k = len(seeds)
@@ -144,9 +151,8 @@ class Batched(Execution):
         ]
         return parts[0] if len(parts) == 1 else [outcome for part in parts for outcome in part]
 
-    def _parts(self, queries: Sequence[Query]) -> Iterator[tuple[Context, list[Query]]]:
-        for context, same in groupby(queries, attrgetter("context")):
-            group = list(same)
+    def _parts(self, queries: Sequence[Query]) -> Iterator[tuple[Context, Sequence[Query]]]:
+        for context, group in by_context(queries):
             size = self.chunk or len(group)
             for start in range(0, len(group), size):
                 yield context, group[start : start + size]

@@ -98,8 +98,9 @@ class Displacer:
             next_key = self._key(probe[0], spec, base)
             apply = kernel(self.law, "update_and_displace")
             apply(self._grouped(out, main), self._grouped(base, main), key, next_key, scalars)
-        self._eager(base, base, spec, main, *update, decay)
-        self._eager(out, base, spec, main, *probe, 1.0)
+        if main < base.numel():
+            self._eager(base, base, spec, main, *update, decay)
+            self._eager(out, base, spec, main, *probe, 1.0)
 
     def displace_pair(self, plus: Tensor, minus: Tensor, base: Tensor, spec: TensorSpec, probe: Term) -> None:
         """plus <- base + c z, minus <- base - c z, in one pass."""
@@ -108,8 +109,9 @@ class Displacer:
             scalars = _scalars(base, 1.0, c * self.law.factor(spec))
             tensors = [self._grouped(t, main) for t in (plus, minus, base)]
             kernel(self.law, "displace_pair")(*tensors, self._key(seed, spec, base), scalars)
-        self._eager(plus, base, spec, main, seed, c, 1.0)
-        self._eager(minus, base, spec, main, seed, -c, 1.0)
+        if main < base.numel():
+            self._eager(plus, base, spec, main, seed, c, 1.0)
+            self._eager(minus, base, spec, main, seed, -c, 1.0)
 
     def update_and_displace_pair(
         self,
@@ -128,9 +130,10 @@ class Displacer:
             tensors = [self._grouped(t, main) for t in (plus, minus, base)]
             keys_of = [self._key(seed, spec, base) for seed, _ in (update, probe)]
             kernel(self.law, "update_and_displace_pair")(*tensors, *keys_of, scalars)
-        self._eager(base, base, spec, main, *update, decay)
-        self._eager(plus, base, spec, main, *probe, 1.0)
-        self._eager(minus, base, spec, main, probe[0], -probe[1], 1.0)
+        if main < base.numel():
+            self._eager(base, base, spec, main, *update, decay)
+            self._eager(plus, base, spec, main, *probe, 1.0)
+            self._eager(minus, base, spec, main, probe[0], -probe[1], 1.0)
 
     def displace_twice(self, base: Tensor, spec: TensorSpec, update: Term, probe: Term, decay: float = 1.0) -> None:
         """base <- (decay * base + u z(t)) + c z(t + 1), in one pass."""
@@ -139,8 +142,9 @@ class Displacer:
             key, scalars = self._key(update[0], spec, base), self._pair_scalars(base, spec, decay, update, probe)
             next_key = self._key(probe[0], spec, base)
             kernel(self.law, "displace_twice")(self._grouped(base, main), key, next_key, scalars)
-        self._eager(base, base, spec, main, *update, decay)
-        self._eager(base, base, spec, main, *probe, 1.0)
+        if main < base.numel():
+            self._eager(base, base, spec, main, *update, decay)
+            self._eager(base, base, spec, main, *probe, 1.0)
 
     def noise(
         self, seeds: list[int], spec: TensorSpec, start: int, stop: int, dtype: torch.dtype, device: torch.device

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -73,35 +74,46 @@ def kernel(law: Law, form: str) -> Callable[..., None]:
         "displace_pair": displace_pair,
         "update_and_displace_pair": update_and_displace_pair,
     }
-    function = forms[form]
-    # The compiler counts its variants per code object; laws must not share one.
-    function.__code__ = function.__code__.replace(co_name=f"{form}_{law.tag}")
-    compiled: Callable[..., None] = torch.compile(function, dynamic=True, fullgraph=True)
-    variants: set[tuple[Any, ...]] = set()
+    variants: dict[tuple[Any, ...], Callable[..., None]] = {}
 
     def call(*tensors: Tensor) -> None:
         variant = tuple([(t.dtype, t.device) for t in tensors])
-        if variant not in variants:
-            run(*_typical(tensors))
-            variants.add(variant)
-        run(*tensors)
-
-    def run(*tensors: Tensor) -> None:
-        # Kernels run inside the user's forward too; its autocast state must not make another variant.
-        kind = tensors[0].device.type
-        if not torch.is_autocast_enabled(kind):
-            compiled(*tensors)
-            return
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_enabled(kind, False)
-        torch.set_autocast_cache_enabled(True)
-        try:
-            compiled(*tensors)
-        finally:
-            torch.set_autocast_enabled(kind, True)
-            torch.set_autocast_cache_enabled(cached)
+        compiled = variants.get(variant)
+        if compiled is None:
+            compiled = variants[variant] = _compiled(forms[form], f"{form}_{law.tag}_{len(variants)}")
+            _without_autocast(compiled, *_typical(tensors))
+        _without_autocast(compiled, *tensors)
 
     return call
+
+
+def _compiled(function: Any, name: str) -> Callable[..., None]:
+    """A compiled copy of a function that is told no more about its inputs than their dtypes and devices.
+
+    The compiler's own checks at every call would take longer than the work on a small tensor; ``kernel`` keeps one
+    copy for each kind of inputs instead. It tells copies apart by their code objects.
+    """
+    code = function.__code__.replace(co_name=name)
+    copy = FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)
+    no_guards: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+    compiled: Callable[..., None] = torch.compile(copy, dynamic=True, fullgraph=True, options=no_guards)
+    return compiled
+
+
+def _without_autocast(compiled: Callable[..., None], *tensors: Tensor) -> None:
+    """Call a kernel: it runs inside the user's forward too, and its code is made for autocast off."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        compiled(*tensors)
+        return
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_enabled(kind, False)
+    torch.set_autocast_cache_enabled(True)
+    try:
+        compiled(*tensors)
+    finally:
+        torch.set_autocast_enabled(kind, True)
+        torch.set_autocast_cache_enabled(cached)
 
 
 def _typical(tensors: Sequence[Tensor]) -> list[Tensor]:

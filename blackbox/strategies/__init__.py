@@ -1,6 +1,9 @@
 """Strategies: ask and tell over queries."""
 
 from blackbox.strategies.base import Strategy
+from blackbox.strategies.cma import CMAES
+from blackbox.strategies.gld import GLD
 from blackbox.strategies.gradient import GradientStrategy, LineSearch
+from blackbox.strategies.line_search import RankLineSearch
 
-__all__ = ["GradientStrategy", "LineSearch", "Strategy"]
+__all__ = ["CMAES", "GLD", "GradientStrategy", "LineSearch", "RankLineSearch", "Strategy"]

@@ -19,6 +19,10 @@ class Strategy(ABC):
 
     accepts: frozenset[type[Feedback]]
 
+    def begin(self, parameters: Parameters) -> None:
+        """Called once, when a session takes the strategy up: ``parameters`` are at the starting point."""
+        return
+
     @abstractmethod
     def plan(self, round: Round, phase: int, answers: Answers) -> Plan:
         """Queries of phase 0, 1, ... given the round's answers so far; an empty plan ends the round."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from blackbox.direction import Direction
+from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
-from blackbox.feedback import Answers
+from blackbox.feedback import Answers, Feedback
 from blackbox.optimizers.base import Optimizer
 from blackbox.parameters import Parameters
 from blackbox.strategies.base import Strategy
@@ -15,12 +16,22 @@ from blackbox.strategies.base import Strategy
 class LineSearch(Protocol):
     """A second part of the round: queries along the direction, planned after the estimate's answers have come."""
 
-    def next(self, round: Round, phase: int, first: int, direction: Direction, answers: Answers) -> Plan:
+    accepts: ClassVar[frozenset[type[Feedback]]]
+
+    def next(self, round: Round, phase: int, first: int, estimate: Estimate, answers: Answers) -> Plan:
         """Queries of phase ``phase`` (the search's own first phase is ``first``); empty when decided."""
         ...
 
-    def choose(self, round: Round, first: int, direction: Direction, answers: Answers) -> Direction:
+    def choose(self, round: Round, first: int, estimate: Estimate, answers: Answers) -> Direction:
         """The displacement to move by, from the answers."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart besides the journal."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
         ...
 
 
@@ -29,15 +40,19 @@ class GradientStrategy(Strategy):
 
     Args:
         estimator: gives the direction.
-        optimizer: applies it.
-        line_search: decides the displacement by queries of its own instead of the optimizer's learning rate.
+        optimizer: applies it; needed unless there is a line search.
+        line_search: decides the displacement by queries of its own instead of an optimizer's learning rate.
     """
 
-    def __init__(self, estimator: Estimator, optimizer: Optimizer, line_search: LineSearch | None = None) -> None:
+    def __init__(
+        self, estimator: Estimator, optimizer: Optimizer | None = None, line_search: LineSearch | None = None
+    ) -> None:
+        if (optimizer is None) == (line_search is None):
+            raise UserError("GradientStrategy needs an optimizer or a line search, and not both.")
         self.estimator = estimator
         self.optimizer = optimizer
         self.line_search = line_search
-        self.accepts = estimator.accepts
+        self.accepts = estimator.accepts if line_search is None else estimator.accepts & line_search.accepts
         self._estimate: Estimate | None = None
         self._search_from = 0
 
@@ -53,23 +68,30 @@ class GradientStrategy(Strategy):
             self._search_from = phase
         if self.line_search is None:
             return Plan()
-        return self.line_search.next(round, phase, self._search_from, self._estimate.direction, answers)
+        return self.line_search.next(round, phase, self._search_from, self._estimate, answers)
 
     def step(self, round: Round, answers: Answers, parameters: Parameters) -> dict[str, float]:
         """Move by the optimizer, or to where the line search says."""
         estimate = self._estimate
         assert estimate is not None, "a round ends after its plan is empty"
         self._estimate = None
-        if self.line_search is None:
+        if self.optimizer is not None:
             return estimate.info | self.optimizer.step(estimate, round, parameters)
-        parameters.apply(self.line_search.choose(round, self._search_from, estimate.direction, answers))
-        return dict(estimate.info)
+        assert self.line_search is not None
+        moved = self.line_search.choose(round, self._search_from, estimate, answers)
+        parameters.apply(moved)
+        return estimate.info | {"moved": float(bool(moved.terms))}
 
     def state_dict(self) -> dict[str, Any]:
-        """The estimator's and the optimizer's state."""
-        return {"estimator": self.estimator.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """The estimator's, and the optimizer's or the line search's state."""
+        return {"estimator": self.estimator.state_dict(), **{name: p.state_dict() for name, p in self._parts.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base says."""
         self.estimator.load_state_dict(state["estimator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+
+    @property
+    def _parts(self) -> dict[str, Optimizer | LineSearch]:
+        return {"optimizer": self.optimizer} if self.optimizer else {"line_search": cast(LineSearch, self.line_search)}

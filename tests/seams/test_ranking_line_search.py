@@ -8,7 +8,6 @@ from blackbox import Parameters, Ranking, Session
 from blackbox.direction import Direction, SeedTerms
 from blackbox.estimators import Estimate, Estimator, Plan
 from blackbox.noise import Gaussian
-from blackbox.optimizers import SGD
 from blackbox.probe import Probe
 from blackbox.strategies import GradientStrategy
 from oracles.base import RankingOracle
@@ -30,14 +29,16 @@ class RankEstimator(Estimator):
 
 
 class LineSearch:
-    def next(self, round, phase, first, direction, answers):
-        (term,) = direction.terms
+    accepts = frozenset({Ranking})
+
+    def next(self, round, phase, first, estimate, answers):
+        (term,) = estimate.direction.terms
         steps = [Probe(term.law, tuple(zip(term.seeds.tolist(), -s * term.weights, strict=True))) for s in (2.0, 0.5)]
         return Plan(round.queries(phase, [*steps, None])) if phase == first else Plan()
 
-    def choose(self, round, first, direction, answers):
+    def choose(self, round, first, estimate, answers):
         best = int(answers.rankings[-1].groups[0][0].split(".")[2])
-        return direction * (-2.0, -0.5, 0.0)[best]
+        return estimate.direction * (-2.0, -0.5, 0.0)[best]
 
 
 class Judge(RankingOracle):
@@ -47,7 +48,7 @@ class Judge(RankingOracle):
 
 def test_descent_by_orders_alone_with_a_line_search():
     parameters, judge = Parameters.from_vector(np.ones(20)), Judge()
-    session = Session(GradientStrategy(RankEstimator(), SGD(1.0), LineSearch()), parameters)
+    session = Session(GradientStrategy(RankEstimator(), line_search=LineSearch()), parameters)
     norms = [20.0]
     while session.steps < 60:
         judge.submit(session.ask(), parameters)
