@@ -71,20 +71,21 @@ def descent(estimator: Callable[[], object]) -> Callable[[float], Strategy]:
 
 
 PAIRS = CANDIDATES // 2
-TENS = (1.0, 0.3, 0.1, 0.03)
 METHODS: dict[str, Method] = {
     **{f"ZO-RankSGD (15,{k})": Method(rank_sgd, (3.0, 1.0, 0.3, 0.1), k) for k in (1, 3, 5, 10, 15)},
     "GLD": Method(lambda s: GLD(s, 1e-5 * s, CANDIDATES - 1), (10.0, 3.0, 1.0, 0.3), None),
-    "one-bit comparisons": Method(descent(lambda: OneBit(Gaussian(), MU, PAIRS)), (0.3, 0.1, 0.03, 0.01), None),
+    "one-bit comparisons": Method(descent(lambda: OneBit(Gaussian(), MU, PAIRS)), (3.0, 1.0, 0.3, 0.1, 0.03), None),
     "rank ES, centred": Method(
-        descent(lambda: RankEvolution(Gaussian(), MU, PAIRS)), tuple(10 * MU * s for s in (3.0, 1.0, 0.3, 0.1)), None
+        descent(lambda: RankEvolution(Gaussian(), MU, PAIRS)), tuple(MU * s for s in (10.0, 3.0, 1.0, 0.3, 0.1)), None
     ),
     "rank ES, NES": Method(
-        descent(lambda: RankEvolution(Gaussian(), MU, PAIRS, "nes")), tuple(MU * s for s in (3.0, 1.0, 0.3, 0.1)), None
+        descent(lambda: RankEvolution(Gaussian(), MU, PAIRS, "nes")),
+        tuple(MU * s for s in (3.0, 1.0, 0.3, 0.1, 0.03)),
+        None,
     ),
     "CMA-ES": Method(lambda s: CMAES(s, CANDIDATES), (3.0, 1.0, 0.3, 0.1), None),
     "ZO-SGD with values": Method(
-        descent(lambda: CentralDifference(Gaussian(), MU, PAIRS)), (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4), 0
+        descent(lambda: CentralDifference(Gaussian(), MU, PAIRS)), (0.1, 3e-2, 1e-2, 1e-4, 3e-5, 1e-5, 3e-6), 0
     ),
 }
 RIVALS = ("GLD", "one-bit comparisons", "rank ES, centred", "rank ES, NES", "CMA-ES")
@@ -131,11 +132,12 @@ def cosine(top: int, trials: int) -> float:
     """Mean cosine of the estimate to the gradient at a random point of the quadratic."""
     parameters = Parameters.from_vector(np.random.Generator(np.random.Philox(key=1)).standard_normal(DIMENSION))
     strategy = RankEstimator(epsilon=MU, probes=CANDIDATES)
-    session = Session(GradientStrategy(strategy, SGD(1e-12)), parameters)
-    oracle, gradient = Ranked(FunctionOracle(quadratic, batched=True), top), 2 * parameters.flat()
+    session = Session(GradientStrategy(strategy, SGD(1e-4)), parameters)
+    oracle = Ranked(FunctionOracle(quadratic, batched=True), top)
     total = 0.0
     for _ in range(trials):
         before = parameters.flat()
+        gradient = 2 * before
         oracle.submit(session.ask(), parameters)
         session.tell_all(oracle.poll())
         session.advance()

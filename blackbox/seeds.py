@@ -28,20 +28,21 @@ def derive_seed(run_seed: int, role: str, *index: int) -> int:
 @lru_cache(maxsize=64)  # a round's seeds are wanted twice: when it is planned and when its answers have come
 def derive_seeds(run_seed: int, role: str, step: int, count: int) -> tuple[int, ...]:
     """``derive_seed(run_seed, role, step, i)`` for i = 0 .. count-1."""
-    start, pack, digests = _role(run_seed, role), struct.Struct("<qq").pack, []
-    for i in range(count):
-        hasher = start.copy()
-        hasher.update(pack(step, i))
-        digests.append(hasher.digest())
-    seeds: list[int] = (np.frombuffer(b"".join(digests), dtype="<u8") >> 1).tolist()
+    key, pack, blake2b = _role_key(run_seed, role), struct.Struct("<qq").pack, hashlib.blake2b
+    digests = b"".join([blake2b(pack(step, i), digest_size=8, key=key).digest() for i in range(count)])
+    seeds: list[int] = (np.frombuffer(digests, dtype="<u8") >> 1).tolist()
     return tuple(seeds)
 
 
 @lru_cache(maxsize=1024)
 def _role(run_seed: int, role: str) -> hashlib.blake2b:
     """The hash keyed by a role, before its indices."""
-    key = hashlib.blake2b(f"{run_seed}/{role}".encode(), digest_size=32).digest()
-    return hashlib.blake2b(digest_size=8, key=key)
+    return hashlib.blake2b(digest_size=8, key=_role_key(run_seed, role))
+
+
+@lru_cache(maxsize=1024)
+def _role_key(run_seed: int, role: str) -> bytes:
+    return hashlib.blake2b(f"{run_seed}/{role}".encode(), digest_size=32).digest()
 
 
 def noise_key(seed: int, name: str) -> tuple[int, int]:
