@@ -63,12 +63,17 @@ class Journal:
         self._file = self.path.open("ab", buffering=1 << 22)
         self._gathering = self._durable = False
 
-    def append(self, record: Record, durable: bool = False) -> None:
-        """Write one line and flush it; ``durable`` also waits for the disk."""
+    def append(self, record: Record, durable: bool = False, flush: bool = True) -> None:
+        """Write one line and flush it; ``durable`` also waits for the disk.
+
+        Without ``flush`` the line may wait for the next one: for what a replay comes by on its own.
+        """
         # A record of plain numbers and strings; NaN would not be JSON, so it is refused.
         self._file.write(_encode(record).encode() + b"\n")
         if self._gathering:
             self._durable |= durable
+            return
+        if not flush:
             return
         self._file.flush()
         if durable:

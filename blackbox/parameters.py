@@ -40,6 +40,7 @@ class Parameters:
 
     Attributes:
         pending: an update that is still to be carried out.
+        rounds: whether updates are rounded, to bfloat16.
         in_place: whether an execution ever displaced these tensors themselves.
         on_flush: called before a flush that nobody could foresee from the plan, and that can change bits.
 
@@ -61,6 +62,7 @@ class Parameters:
         self.in_place = False
         self.on_flush: Callable[[], None] | None = None
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self.rounds = any(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
         self._anchors: dict[str, tuple[dict[str, Tensor], int]] = {}
         self._displacers: dict[Law, Displacer] = {}
         self._flats = {name: _flat_alias(tensor) for name, tensor in self._tensors.items()}

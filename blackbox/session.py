@@ -265,7 +265,7 @@ class Session:
             self.history.append(value)
             record: Record = {"kind": "stepped", "step": self.steps, "version": self.parameters.version}
             known = {"value": value} if isfinite(value) else {}
-            self._record({**record, **known, "seconds": float(f"{self.seconds:.3f}")})
+            self._record({**record, **known, "seconds": float(f"{self.seconds:.3f}")}, flush=False)
         return info
 
     def flush(self) -> None:
@@ -308,6 +308,6 @@ class Session:
             old.unlink()
         return path
 
-    def _record(self, record: Record, durable: bool = False) -> None:
+    def _record(self, record: Record, durable: bool = False, flush: bool = True) -> None:
         if self.journal is not None:
-            self.journal.append(record, durable)
+            self.journal.append(record, durable, flush)

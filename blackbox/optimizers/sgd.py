@@ -20,6 +20,6 @@ class SGD(Optimizer):
         decay = {}
         if self.weight_decay > 0:
             decay = {s.name: 1.0 - lr * self.weight_decay for s in round.layout.specs if self.decays(s.name)}
-        update = Update(estimate.direction * -lr, decay, round.seed("round"))
+        update = Update(estimate.direction * -lr, decay, round.seed("round") if parameters.rounds else 0)
         parameters.apply(update, defer=True)
         return {"lr": lr}
