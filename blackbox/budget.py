@@ -17,6 +17,9 @@ class Budget:
         queries: answered queries (failed attempts count, cache hits don't).
         examples: data examples evaluated (a query over n examples costs n).
         tokens: tokens evaluated.
+        episodes: episodes of an environment.
+        environment_steps: time steps of an environment; known afterwards, so the round that passes the limit is
+            still made.
         minutes: wall time of the run, over all its resumptions.
         steps: completed steps.
         target: stop once a value at or below this was seen.
@@ -26,18 +29,21 @@ class Budget:
     queries: float | None = None
     examples: float | None = None
     tokens: float | None = None
+    episodes: float | None = None
+    environment_steps: float | None = None
     minutes: float | None = None
     steps: int | None = None
     target: float | None = None
     plateau: int | None = None
 
     def __post_init__(self) -> None:
-        limits = {name: getattr(self, name) for name in ("queries", "examples", "tokens", "minutes", "steps")}
+        limits = {name: getattr(self, name) for name in (*_COINS, "minutes", "steps")}
         for name, limit in (*limits.items(), ("plateau", self.plateau)):
             if limit is not None and not limit > 0:
                 raise UserError(f"budget.{name} must be positive, not {limit}.")
         if all(limit is None for limit in (*limits.values(), self.target, self.plateau)):
-            raise UserError("A budget needs a limit: queries, examples, tokens, minutes, steps, target or plateau.")
+            names = ", ".join((*_COINS, "minutes", "steps", "target"))
+            raise UserError(f"A budget needs a limit: {names} or plateau.")
 
     def progress(self, spent: Cost, minutes: float, steps: int) -> float:
         """The largest share of a limit that is spent, in [0, 1]; what schedules go by."""
@@ -47,12 +53,10 @@ class Budget:
     def exceeded_by(self, spent: Cost, more: Cost, minutes: float, steps: int) -> Status | None:
         """Why nothing more may be asked if the next round costs ``more``; None if it may."""
         after = {coin: spent.get(coin, 0) + more.get(coin, 0) for coin in (*spent, *more)}
-        for coin, limit, status in (
-            ("queries", self.queries, Status.QUERIES),
-            ("examples", self.examples, Status.EXAMPLES),
-            ("tokens", self.tokens, Status.TOKENS),
-        ):
-            if limit is not None and after.get(coin, 0) > limit:
+        for coin, status in _COINS.items():
+            limit = getattr(self, coin)
+            # What the next round costs in some coins is known only afterwards.
+            if limit is not None and (after.get(coin, 0) > limit or (coin not in more and spent.get(coin, 0) >= limit)):
                 return status
         if self.minutes is not None and minutes >= self.minutes:
             return Status.TIME
@@ -61,11 +65,15 @@ class Budget:
         return None
 
     def _amounts(self, spent: Cost, minutes: float, steps: int) -> list[tuple[float, float]]:
-        pairs = [
-            (spent.get("queries", 0), self.queries),
-            (spent.get("examples", 0), self.examples),
-            (spent.get("tokens", 0), self.tokens),
-            (minutes, self.minutes),
-            (steps, self.steps),
-        ]
+        pairs = [(spent.get(coin, 0), getattr(self, coin)) for coin in _COINS]
+        pairs += [(minutes, self.minutes), (steps, self.steps)]
         return [(amount, float(limit)) for amount, limit in pairs if limit is not None]
+
+
+_COINS = {
+    "queries": Status.QUERIES,
+    "examples": Status.EXAMPLES,
+    "tokens": Status.TOKENS,
+    "episodes": Status.EPISODES,
+    "environment_steps": Status.ENVIRONMENT_STEPS,
+}

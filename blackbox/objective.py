@@ -54,3 +54,10 @@ def cost_of(objective: Objective, context: Context) -> Cost:
     counter = getattr(objective, "cost", None)
     cost: Cost = counter(context) if callable(counter) else {}
     return cost
+
+
+def taken_cost(objective: Objective) -> Cost:
+    """What evaluations cost since the last call, as far as nobody could know before: ``take_cost()`` if it has one."""
+    counter = getattr(objective, "take_cost", None)
+    cost: Cost = dict(counter()) if callable(counter) else {}
+    return cost

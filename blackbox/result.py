@@ -19,6 +19,8 @@ class Status(Enum):
     QUERIES = "The budget of queries is spent."
     EXAMPLES = "The budget of examples is spent."
     TOKENS = "The budget of tokens is spent."
+    EPISODES = "The budget of episodes is spent."
+    ENVIRONMENT_STEPS = "The budget of environment steps is spent."
     TIME = "The time is up."
     STEPS = "The steps asked for are done."
     TARGET = "The target value was reached."

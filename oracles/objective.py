@@ -13,7 +13,7 @@ from torch import Tensor
 from blackbox.execution import Execution, choose
 from blackbox.execution.base import Outcome as DeviceOutcome
 from blackbox.feedback import Cost, Failed, Feedback, Values, add_cost
-from blackbox.objective import Objective, cost_of
+from blackbox.objective import Objective, cost_of, taken_cost
 from blackbox.parameters import Parameters
 from blackbox.probe import Query, by_context
 from oracles.base import LocalOracle
@@ -41,7 +41,7 @@ class ObjectiveOracle(LocalOracle):
         # An execution may hand all values over in one piece; taking them apart to join them again takes longer.
         found = self.execution.evaluate_together(self.problem, queries, parameters)
         outcomes = fetch(found, negate=bool(getattr(self.problem, "maximize", False)))
-        extra = {"seconds": time.perf_counter() - began}
+        extra = {**taken_cost(self.problem), "seconds": time.perf_counter() - began}
         return settle(queries, outcomes, self.cost, extra, self.per_example)
 
     def cost(self, queries: Sequence[Query]) -> Cost:

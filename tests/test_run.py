@@ -146,7 +146,8 @@ def test_an_oracle_that_does_not_fit_is_refused() -> None:
 
     with pytest.raises(
         UserError,
-        match=r"CentralDifference needs Values, but Order answers Ranking\. Estimators that accept Ranking: rank, rank-es, one-bit",
+        match=r"CentralDifference needs Values, but Order answers Ranking\. "
+        "Estimators that accept Ranking: rank, rank-es, one-bit",
     ):
         run(start(), Order(), Budget(steps=1))
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from blackbox import __version__
-from blackbox.cli import inspect, run
+from blackbox.cli import inspect, play, run
 from blackbox.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("run")(run.run)
 app.command("validate")(inspect.validate)
 app.command("list")(inspect.list_components)
 app.command("report")(inspect.report)
+app.command("play")(play.play)
 app.command("schema")(inspect.schema)
 
 

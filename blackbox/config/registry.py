@@ -81,6 +81,7 @@ BUILT_IN = (
         "a grid of minima over a bowl",
         "Rastrigin 1974",
     ),
+    Component("problem", "control", "problems.control:Control", "a policy's return in a gymnasium environment"),
     Component("problem", "small-net", "problems.small_net:SmallNet", "a small network on synthetic classes"),
     Component("oracle", "objective", "oracles.objective:ObjectiveOracle", "values of the problem's own objective"),
     Component("oracle", "function", "oracles.function:FunctionOracle", "values of a plain function"),
@@ -109,6 +110,13 @@ BUILT_IN = (
         "blackbox.estimators:ForwardDifference",
         "f(x + z) - f(x), the base value shared",
         "Nesterov & Spokoiny 2017",
+    ),
+    Component(
+        "estimator",
+        "ars",
+        "blackbox.estimators:AugmentedRandomSearch",
+        "the best directions only, scaled by the spread of their values",
+        "arXiv:1803.07055",
     ),
     Component(
         "estimator",

@@ -1,0 +1,5 @@
+"""Policies judged by whole episodes in gymnasium environments."""
+
+from problems.control.problem import Control
+
+__all__ = ["Control"]
