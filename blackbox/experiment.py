@@ -74,6 +74,7 @@ class Experiment:
             problem = config.problem and config.problem.build()
             oracle = _oracle(config, problem)
             stack.callback(getattr(oracle, "close", lambda: None))
+            getattr(oracle, "attach", lambda folder: None)(self.folder)
             parameters = _parameters(config, problem, oracle)
             memory = PeakMemory(parameters.device)
             session = Session(
@@ -91,6 +92,7 @@ class Experiment:
                 oracle,
                 budget,
                 [MetricsFile(self.folder), *hooks],
+                on_pending=config.run.on_pending,
                 metrics=_metrics(problem, config.run.evaluate_on),
                 evaluate_every=config.run.evaluate_every,
                 checkpoint_every=config.run.checkpoint_every,

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from blackbox.feedback import Cost, Failed, Feedback, Ranking, Values, add_cost
@@ -64,6 +65,10 @@ class BaseOracle(ABC):
     def settings(self) -> dict[str, Any]:
         """What could change the bits of a run, for the journal's header."""
         return {}
+
+    def attach(self, folder: Path) -> None:
+        """Told before a run where its folder is; for what an oracle keeps there."""
+        return
 
     def close(self) -> None:
         """Let go of what it holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,10 @@ class Wrapper(BaseOracle):
         """The inner oracle's."""
         settings: dict[str, Any] = getattr(self.oracle, "settings", super().settings)()
         return settings
+
+    def attach(self, folder: Path) -> None:
+        """Tells the inner oracle."""
+        getattr(self.oracle, "attach", super().attach)(folder)
 
     def close(self) -> None:
         """Closes the inner oracle."""

@@ -90,6 +90,7 @@ BUILT_IN = (
     Component("oracle", "retried", "oracles.wrappers:Retried", "failed queries are asked again"),
     Component("oracle", "timed-out", "oracles.timed_out:TimedOut", "a query that takes too long is a failure"),
     Component("oracle", "ranked", "oracles.ranking:Ranked", "an order of an oracle's values, by raters"),
+    Component("oracle", "people", "oracles.human:People", "people put candidates in order, now or days later"),
     Component("oracle", "pairwise", "oracles.ranking:Pairwise", "which of two is better, by an oracle's values"),
     Component("noise", "rademacher", "blackbox.noise:Rademacher", "random signs"),
     Component("noise", "gaussian", "blackbox.noise:Gaussian", "independent standard normals"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from blackbox.errors import UserError
 
@@ -22,6 +23,7 @@ class RunSettings:
         checkpoint_every: steps between checkpoints; 0 for none (the journal alone can resume a run).
         failures: share of failed answers beyond which the run stops, once `failures_from` have failed.
         failures_from: see `failures`.
+        on_pending: what to do while people haven't answered: "poll" waits, "return" ends the process, to be resumed.
         start: the starting vector, for an oracle without a problem and without `parameters()`.
         imports: further folders for import paths, besides the configuration's own and the current one.
     """
@@ -35,6 +37,7 @@ class RunSettings:
     checkpoint_every: int = 100
     failures: float = 0.2
     failures_from: int = 10
+    on_pending: Literal["poll", "return"] = "poll"
     start: Sequence[float] | None = None
     imports: Sequence[str] = ()
 

@@ -1,0 +1,102 @@
+"""`blackbox rank`: put a run's candidates in order in a terminal."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import secrets
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blackbox.errors import UserError
+
+if TYPE_CHECKING:
+    from oracles.human.store import Inbox, Item, Round
+
+HELP = "Best first, e.g. `2 1=3`: 2 is best, 1 and 3 tie. What you leave out isn't judged. s: skip the round, q: leave."
+
+
+def rank(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    rater: Annotated[str | None, typer.Option(help="Who you are; your user name if left out.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay, and wait for the next round.")] = False,
+) -> None:
+    """Put what a run asks about in order. Pictures and clips are written to files to be looked at."""
+    from oracles.human.oracle import INBOX
+    from oracles.human.store import Inbox
+
+    if not (run / INBOX).exists():
+        raise UserError(f"{run} asks nobody: there is no {INBOX}. Start a run with `oracle: people` first.")
+    inbox, name = Inbox(run / INBOX, undo_seconds=float("inf")), rater or getpass.getuser()
+    with tempfile.TemporaryDirectory(prefix="blackbox-") as folder:
+        while True:
+            found = inbox.next_round(name)
+            if found is not None:
+                if not _judge(inbox, found, name, Path(folder)):
+                    return
+            elif not wait:
+                typer.echo("Nothing is waiting for you.")
+                return
+            else:
+                time.sleep(1)
+
+
+def _judge(inbox: Inbox, found: Round, rater: str, folder: Path) -> bool:
+    """One round; False if the rater leaves."""
+    from oracles.human.store import StaleRound
+
+    typer.echo(f"\nRound {found.id}: {len(found.items)} candidates. {HELP}")
+    for number, item in enumerate(found.items, 1):
+        typer.echo(f"  {number}: {_shown(item, folder)}")
+    while True:
+        said = typer.prompt("Order", default="", show_default=False).strip()
+        if said == "q":
+            return False
+        try:
+            order = [] if said == "s" else parse_order(said, len(found.items))
+        except ValueError as error:
+            typer.echo(f"{error} {HELP}")
+            continue
+        groups = [[found.items[i].query for i in group] for group in order]
+        try:
+            answer = inbox.submit(found.id, rater, groups, [], secrets.token_urlsafe(12))
+            if typer.prompt("Enter goes on, u takes it back", default="", show_default=False).strip() == "u":
+                inbox.undo(answer, rater)
+                continue
+            inbox.seal(rater)
+        except StaleRound as error:
+            typer.echo(str(error))
+        return True
+
+
+def parse_order(text: str, count: int) -> list[list[int]]:
+    """The order that "2 1=3" names: [[1], [0, 2]]. ValueError in words for anything else."""
+    groups: list[list[int]] = []
+    for word in text.replace(",", " ").split():
+        try:
+            group = [int(part) - 1 for part in word.split("=")]
+        except ValueError:
+            raise ValueError(f"'{word}' is no number.") from None
+        groups.append(group)
+    named = [i for group in groups for i in group]
+    if not named:
+        raise ValueError("Nothing was named.")
+    if len(set(named)) < len(named):
+        raise ValueError("A candidate was named twice.")
+    if not set(named) <= set(range(count)):
+        raise ValueError(f"Candidates have the numbers 1 to {count}.")
+    return groups
+
+
+def _shown(item: Item, folder: Path) -> str:
+    if item.media_type.startswith("text/"):
+        return "".join(c for c in item.data.decode() if c.isprintable() or c == "\n")
+    if item.media_type == "application/json":
+        return json.dumps(json.loads(item.data))
+    path = folder / f"{item.artifact}.{item.media_type.partition('/')[2]}"
+    path.write_bytes(item.data)
+    return str(path)
