@@ -15,6 +15,7 @@ from blackbox.probe import Query
 from oracles.asking import candidates_of, parts
 from oracles.base import BaseOracle
 from oracles.door import reason_of
+from oracles.human.exchange import Exchange
 from oracles.human.showing import shown
 from oracles.human.store import Answer, Inbox, Item
 
@@ -33,6 +34,7 @@ class People(BaseOracle):
         undo_seconds: how long an answer can be taken back.
         weights: what each rater's word counts, by name; 1 for those who aren't named.
         folder: where the inbox lies; the run's folder if left out.
+        exchange: whether rounds also go out as files, and answers come in as files, in the folder ``exchange`` there.
     """
 
     answers = frozenset({Ranking, Failed})
@@ -45,6 +47,7 @@ class People(BaseOracle):
         undo_seconds: float = 10.0,
         weights: dict[str, float] | None = None,
         folder: str | None = None,
+        exchange: bool = False,
     ) -> None:
         if quorum < 1:
             raise UserError(f"quorum is a number of raters: at least 1, not {quorum}.")
@@ -56,7 +59,9 @@ class People(BaseOracle):
             raise UserError(f"weights must be positive, not {weights}.")
         self.problem, self.quorum, self.deadline_minutes = problem, quorum, deadline_minutes
         self.undo_seconds, self.weights = undo_seconds, dict(weights or {})
+        self.exchange = exchange
         self._inbox: Inbox | None = None
+        self._files: Exchange | None = None
         self._open: dict[str, list[str]] = {}
         self._broken: list[Feedback] = []
         if folder is not None:
@@ -67,6 +72,7 @@ class People(BaseOracle):
         if self._inbox is None:
             folder.mkdir(parents=True, exist_ok=True)
             self._inbox = Inbox(folder / INBOX, self.undo_seconds)
+            self._files = Exchange(self._inbox, folder / "exchange") if self.exchange else None
 
     @property
     def inbox(self) -> Inbox:
@@ -87,6 +93,8 @@ class People(BaseOracle):
             if shown_ids:
                 self.inbox.open_round(round_id, items)
                 self._open[round_id] = [query.id for query in asked if query.id in shown_ids]
+                if self._files is not None:
+                    self._files.publish(round_id)
 
     def _items(self, queries: Sequence[Query], parameters: Parameters) -> list[Item | None]:
         items: list[Item | None] = []
@@ -104,6 +112,8 @@ class People(BaseOracle):
         until = time.monotonic() + timeout
         while True:
             feedback, self._broken = list(self._broken), []
+            if self._files is not None:
+                self._files.collect()
             for round_id in list(self._open):
                 answers = self.inbox.final(round_id)
                 if len(answers) >= self.quorum or (answers and self._late(round_id)):

@@ -149,15 +149,18 @@ class Inbox:
                 "WHERE round = rounds.id AND rater = ? AND withdrawn IS NULL) ORDER BY opened LIMIT 1",
                 (rater,),
             ).fetchone()
-            if row is None:
-                return None
+        return None if row is None else self.round(row[0], rater)
+
+    def round(self, round_id: str, rater: str = "") -> Round | None:
+        """A round, open or not, in the order that is this rater's own."""
+        with self._opened() as database:
             found = database.execute(
-                "SELECT query, media_type, data, meta, artifact FROM items WHERE round = ? ORDER BY place", row
+                "SELECT query, media_type, data, meta, artifact FROM items WHERE round = ? ORDER BY place", (round_id,)
             )
             items = [Item(q, media, data, json.loads(meta), artifact) for q, media, data, meta, artifact in found]
-        seed = derive_seed(0, f"{rater} sees {row[0]}")
+        seed = derive_seed(0, f"{rater} sees {round_id}")
         order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(items))
-        return Round(row[0], tuple(items[i] for i in order))
+        return Round(round_id, tuple(items[i] for i in order)) if items else None
 
     def artifact(self, artifact_id: str) -> tuple[str, bytes] | None:
         """(media type, bytes) of what an opaque id stands for."""

@@ -7,6 +7,7 @@ A block's info string says what is done with it:
     python file=NAME        is written to a folder; so is yaml file=NAME
     python signatures       its classes have the methods and arguments that it says
     python pytest           its tests pass
+    json                    parses
     yaml                    a configuration that validates; blocks without `budget` complete a small one
     console                 its commands exist; with `checked`, they run and print what it says
 """
@@ -17,6 +18,7 @@ import ast
 import importlib
 import importlib.metadata
 import inspect
+import json
 import re
 import shlex
 import tomllib
@@ -72,7 +74,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 ALL = [block for page in PAGES for block in blocks(page)]
-LANGUAGES = {"python", "yaml", "console", "toml", "{toctree}"}
+LANGUAGES = {"json", "python", "yaml", "console", "toml", "{toctree}"}
 
 
 def chosen(language: str, *marks: str) -> Any:
@@ -108,6 +110,11 @@ def write_files(page: Path, folder: Path) -> None:
 
 def test_every_block_has_a_language_that_is_checked():
     assert {block.language for block in ALL} <= LANGUAGES
+
+
+@chosen("json", "")
+def test_json_is_json(block, folder):
+    json.loads(block.text)
 
 
 @chosen("python", "")

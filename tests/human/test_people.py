@@ -138,6 +138,37 @@ def test_what_cannot_be_shown_has_failed(tmp_path: Path) -> None:
     assert {i for one in (*failed, ranking) for i in one.ids} == {q.id for q in begun.ask()}
 
 
+def test_files_go_out_and_answers_come_in(tmp_path: Path) -> None:
+    begun, oracle = session(tmp_path), people(tmp_path, exchange=True)
+    oracle.submit(begun.ask(), begun.parameters)
+    queries, answers = tmp_path / "exchange" / "queries", tmp_path / "exchange" / "answers"
+    out = json.loads((queries / "0.0.json").read_text())
+    sizes = {i["id"]: sum(x * x for x in json.loads((queries / i["file"]).read_text())["x"]) for i in out["items"]}
+    assert len(sizes) == 6 and all("0.0." not in one for one in sizes)
+    order = sorted(sizes, key=lambda one: sizes[one])
+    bad = [
+        "not JSON",
+        json.dumps({"round": "0.0"}),
+        json.dumps({"round": "0.0", "rater": "bob", "groups": [["nobody"]]}),
+        json.dumps({"round": "7.0", "rater": "bob", "groups": [[order[0]]]}),
+        json.dumps({"round": "0.0", "rater": "bob", "groups": [[order[0]], [order[0]]]}),
+    ]
+    for number, text in enumerate(bad):
+        (answers / f"bad{number}.json").write_text(text)
+    assert oracle.poll() == [] and not list(answers.iterdir())
+    reasons = [path.read_text() for path in sorted((tmp_path / "exchange" / "refused").glob("*.txt"))]
+    expected = ["Expecting value", "An answer is", "no item 'nobody'", "7.0 is over", "at most once"]
+    assert len(reasons) == 5 and all(words in reason for words, reason in zip(expected, reasons, strict=True))
+    (answers / "good.json").write_text(json.dumps({"round": "0.0", "rater": "ann", "groups": [[i] for i in order[:2]]}))
+    (ranking,) = oracle.poll()
+    assert isinstance(ranking, Ranking) and len(ranking.groups) == 2 and len(ranking.skipped) == 4
+    items = Inbox(tmp_path / "inbox.sqlite").round("0.0")
+    assert items is not None
+    query_of = {item.artifact: item.query for item in items.items}
+    assert ranking.groups == tuple((query_of[one],) for one in order[:2])
+    assert [path.name for path in (tmp_path / "exchange" / "taken").iterdir()] == ["good.json"]
+
+
 def test_each_kind_of_thing_is_shown_as_what_it_is() -> None:
     assert shown("hello") == ("text/plain; charset=utf-8", b"hello")
     assert shown({"a": 1}) == ("application/json", b'{"a": 1}')
