@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from blackbox.errors import UserError
 from blackbox.feedback import Cost
@@ -47,27 +48,30 @@ class Budget:
 
     def progress(self, spent: Cost, minutes: float, steps: int) -> float:
         """The largest share of a limit that is spent, in [0, 1]; what schedules go by."""
-        shares = [amount / limit for amount, limit in self._amounts(spent, minutes, steps)]
+        shares = [spent.get(coin, 0) / limit for coin, limit in self._coins]
+        if self.minutes is not None:
+            shares.append(minutes / self.minutes)
+        if self.steps is not None:
+            shares.append(steps / self.steps)
         return min(1.0, max(shares, default=0.0))
 
     def exceeded_by(self, spent: Cost, more: Cost, minutes: float, steps: int) -> Status | None:
         """Why nothing more may be asked if the next round costs ``more``; None if it may."""
-        after = {coin: spent.get(coin, 0) + more.get(coin, 0) for coin in (*spent, *more)}
-        for coin, status in _COINS.items():
-            limit = getattr(self, coin)
+        for coin, limit in self._coins:
+            had = spent.get(coin, 0)
             # What the next round costs in some coins is known only afterwards.
-            if limit is not None and (after.get(coin, 0) > limit or (coin not in more and spent.get(coin, 0) >= limit)):
-                return status
+            if had + more.get(coin, 0) > limit or (coin not in more and had >= limit):
+                return _COINS[coin]
         if self.minutes is not None and minutes >= self.minutes:
             return Status.TIME
         if self.steps is not None and steps >= self.steps:
             return Status.STEPS
         return None
 
-    def _amounts(self, spent: Cost, minutes: float, steps: int) -> list[tuple[float, float]]:
-        pairs = [(spent.get(coin, 0), getattr(self, coin)) for coin in _COINS]
-        pairs += [(minutes, self.minutes), (steps, self.steps)]
-        return [(amount, float(limit)) for amount, limit in pairs if limit is not None]
+    @cached_property
+    def _coins(self) -> list[tuple[str, float]]:
+        """The limits that there are."""
+        return [(coin, float(limit)) for coin in _COINS if (limit := getattr(self, coin)) is not None]
 
 
 _COINS = {

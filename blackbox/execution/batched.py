@@ -66,14 +66,13 @@ def _flat(parameters: Parameters, base: str) -> Tensor:
 def _displace(out: Tensor, base: Tensor, law: Law, probes: Sequence[Probe], parameters: Parameters) -> None:
     """out <- base + coefficients @ noise, in pieces of columns; ``base`` [d] or [n, d], ``out`` itself perhaps."""
     displacer, n = parameters.displacer(law), len(probes)
-    if isinstance(probes, Probes):
-        single, terms = True, list(zip(probes.seeds, probes.coefficients, strict=True))
+    if isinstance(probes, Probes) and not displacer.scaled:
+        single, asked, coefficients = True, list(probes.seeds), np.array(probes.coefficients)
     else:
         parts = [probe.terms for probe in probes]
-        terms = list(chain.from_iterable(parts))
+        terms = displacer.terms(list(chain.from_iterable(parts)))
         single = len(terms) == n and all(parts)
-    terms = displacer.terms(terms)
-    asked, coefficients = [seed for seed, _ in terms], np.array([c for _, c in terms])
+        asked, coefficients = [seed for seed, _ in terms], np.array([c for _, c in terms])
     seeds = list(dict.fromkeys(asked))
     k = len(seeds)
     each = n // max(k, 1)
