@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blackbox.agreement import of_run
 from blackbox.config.source import read
 from blackbox.errors import UserError
 
@@ -94,6 +95,12 @@ def table(record: RunRecord) -> RenderableType:
             shown = _bytes if row == "peak_memory" else _number
             metrics.add_row(row, *(shown(values.get(row)) for values in columns.values()))
         parts.append(metrics)
+    together = of_run(record.folder)
+    if together:
+        raters = Table("raters", "Kendall's tau", "rounds", "pairs", title="Agreement")
+        for one in together:
+            raters.add_row(" and ".join(one.raters), f"{one.tau:.2f}", str(one.rounds), str(one.pairs))
+        parts.append(raters)
     if before.get("samples"):
         samples = Table(title="Samples", expand=True)
         samples.add_column("sample", no_wrap=True, overflow="ellipsis", ratio=1)
