@@ -24,8 +24,9 @@ class People(BaseOracle):
     """Asks people to put candidates in order.
 
     A round's candidates are rendered by the problem and wait in the inbox (``inbox.sqlite`` in the run's folder) until
-    enough people have answered: through ``blackbox rank``, or any program that uses ``oracles.human.Inbox``. Waiting is
-    never a failure. When a round has its quorum it is closed; who is later is told so.
+    enough people have answered: through ``blackbox serve``, ``blackbox rank``, or any program that uses
+    ``oracles.human.Inbox``. Waiting is never a failure. When a round has its quorum it is closed; who is later is told
+    so.
 
     Args:
         problem: what renders a candidate (``render``).
