@@ -82,6 +82,13 @@ BUILT_IN = (
         "Rastrigin 1974",
     ),
     Component("problem", "control", "problems.control:Control", "a policy's return in a gymnasium environment"),
+    Component(
+        "problem",
+        "diffusion",
+        "problems.diffusion:Diffusion",
+        "the latent of a diffusion model, by the image it becomes",
+        "arXiv:2303.03751",
+    ),
     Component("problem", "small-net", "problems.small_net:SmallNet", "a small network on synthetic classes"),
     Component("oracle", "objective", "oracles.objective:ObjectiveOracle", "values of the problem's own objective"),
     Component("oracle", "function", "oracles.function:FunctionOracle", "values of a plain function"),
