@@ -103,11 +103,11 @@ class TwoPoint(Estimator):
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """(1/q) sum_i slope_i z_i; the per-example mean, if there is one, is taken after the difference."""
         values = answers.values(round.ids(0, self.queries))
-        answered, slopes = values, self._slopes(values)
-        if np.isnan(slopes).any():
-            weights, answered = self.weights(values), values[~np.isnan(values)]
+        weights, missing, answered = self.weights(values), np.isnan(values), values
+        if missing.any():
+            slopes, answered = self._slopes(values), values[~missing]
         else:
-            weights = slopes / self.probes
+            slopes = weights * self.probes
         if weights.ndim == 2:
             weights, slopes = weights.mean(1), slopes.mean(1)  # a slope is NaN where one of its examples is
         slopes = slopes[~np.isnan(slopes)] if answered is not values else slopes
