@@ -115,6 +115,11 @@ class Probes(Sequence[Probe]):
         return Probe(self.law, ((self.seeds[at], self.coefficients[at]),))
 
 
+def mirrored(law: Law, seeds: Sequence[int], distance: float) -> Probes:
+    """x + c z_i, x - c z_i, in turn."""
+    return Probes(law, tuple([seed for seed in seeds for _ in range(2)]), (distance, -distance) * len(seeds))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Queries(Sequence[Query]):
     """Queries that share base, version and context; each is made when it is looked at."""

@@ -18,7 +18,7 @@ from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
 from blackbox.feedback import Answers, Feedback, Values
 from blackbox.noise import Gaussian, Law
-from blackbox.probe import Probes
+from blackbox.probe import mirrored
 
 
 class AugmentedRandomSearch(Estimator):
@@ -51,8 +51,7 @@ class AugmentedRandomSearch(Estimator):
         """x + mu z_i, x - mu z_i, in turn."""
         if phase > 0:
             return Plan()
-        twice = tuple([seed for seed in round.seeds("probe", self.probes) for _ in range(2)])
-        return Plan(round.queries(0, Probes(self.noise, twice, (self.epsilon, -self.epsilon) * self.probes)))
+        return Plan(round.queries(0, mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction; pairs with a failure are left out, and where all values agree it is zero."""

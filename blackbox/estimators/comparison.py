@@ -16,7 +16,7 @@ from blackbox.estimators.base import Estimate, Estimator, Plan, Round
 from blackbox.feedback import Answers, Feedback, Preferences, Ranking, Values
 from blackbox.noise import Law, Rademacher
 from blackbox.order import order_of
-from blackbox.probe import Probes
+from blackbox.probe import mirrored
 
 
 class OneBit(Estimator):
@@ -43,8 +43,7 @@ class OneBit(Estimator):
         """x + mu z_i, x - mu z_i, in turn: a pairwise oracle compares neighbours."""
         if phase > 0:
             return Plan()
-        twice = tuple([seed for seed in round.seeds("probe", self.probes) for _ in range(2)])
-        return Plan(round.queries(0, Probes(self.noise, twice, (self.epsilon, -self.epsilon) * self.probes)))
+        return Plan(round.queries(0, mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction in which the value rises; pairs without an answer, or tied, are left out."""

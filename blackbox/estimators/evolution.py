@@ -19,7 +19,7 @@ from blackbox.estimators.base import Estimate, Estimator, Plan, Round
 from blackbox.feedback import Answers, Feedback, Preferences, Ranking, Values
 from blackbox.noise import Gaussian, Law
 from blackbox.order import FloatArray, order_of
-from blackbox.probe import Probe, Probes
+from blackbox.probe import Probe, mirrored
 
 
 class RankEvolution(Estimator):
@@ -56,8 +56,7 @@ class RankEvolution(Estimator):
         """x + mu z_i, x - mu z_i, in turn."""
         if phase > 0:
             return Plan()
-        twice = tuple([seed for seed in round.seeds("probe", self.probes) for _ in range(2)])
-        return Plan(round.queries(0, Probes(self.noise, twice, (self.epsilon, -self.epsilon) * self.probes)))
+        return Plan(round.queries(0, mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction in which the value rises; "edges" is how many pairs are in order."""

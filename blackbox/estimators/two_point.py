@@ -26,7 +26,7 @@ from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
 from blackbox.feedback import Answers, Feedback, Values
 from blackbox.noise import Law, Rademacher
-from blackbox.probe import Candidate, Probe, Probes
+from blackbox.probe import Candidate, Probe, mirrored
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -137,8 +137,7 @@ class CentralDifference(TwoPoint):
 
     def candidates(self, seeds: Sequence[int]) -> Sequence[Candidate]:
         """x + mu z_i, x - mu z_i, in turn."""
-        twice = tuple([seed for seed in seeds for _ in range(2)])
-        return Probes(self.noise, twice, (self.epsilon, -self.epsilon) * len(seeds))
+        return mirrored(self.noise, seeds, self.epsilon)
 
     def projected(self, values: FloatArray) -> FloatArray:
         """(f+ - f-)/2mu."""
