@@ -45,6 +45,11 @@ class Phase:
         return ids_of(self.planned)
 
     @cached_property
+    def known(self) -> frozenset[str]:
+        """The same as a set, for answers that come one by one."""
+        return frozenset(self.ids)
+
+    @cached_property
     def queries(self) -> dict[str, Query]:
         """The queries by id, in order."""
         return dict(zip(self.ids, self.planned, strict=True))

@@ -180,7 +180,7 @@ class Session:
         """
         phase = self._phase
         ids = feedback.ids
-        if phase is None or not phase.asked or (ids != phase.ids and not set(ids) <= set(phase.ids)):
+        if phase is None or not phase.asked or (ids != phase.ids and not phase.known.issuperset(ids)):
             self._refuse_stale(ids)
             return
         if not isinstance(feedback, Failed) and type(feedback) not in self.strategy.accepts:

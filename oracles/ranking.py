@@ -7,6 +7,7 @@ follow the models that rankings are usually described by. The numbers don't get 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -104,8 +105,9 @@ class _Judged(Wrapper):
             self._known = Answers()
         return feedback
 
+    @abstractmethod
     def _judge(self, ids: Sequence[str], values: np.ndarray) -> list[Feedback]:
-        raise NotImplementedError
+        """The judgements of queries with these values [n]."""
 
     def _take_cost(self, judgements: str, comparisons: float) -> Cost:
         """The values' cost goes to the first judgement; every judgement counts itself."""

@@ -35,7 +35,7 @@ def serve(
     folders: dict[str, Path] = {}
     for folder in runs:
         if not (folder / INBOX).is_file():
-            raise UserError(f"{folder} has no {INBOX}: nobody is asked there. Start the run (oracle: human) first.")
+            raise UserError(f"{folder} has no {INBOX}: nobody is asked there. Start the run (oracle: people) first.")
         if (called := folder.resolve().name) in folders:
             raise UserError(f"Two of the runs are called {called}. Serve one of them from another server.")
         folders[called] = folder
