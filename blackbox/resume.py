@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blackbox import checkpoint
+from blackbox import checkpoint, steering
 from blackbox.errors import JournalError
 from blackbox.journal import SCHEMA, Journal, Record
 from blackbox.probe import Context, DenseCandidate, Payload, Probe, Query
@@ -36,6 +36,8 @@ def state_of(session: Session, seconds: float) -> dict[str, Any]:
         "evaluated": {str(step): metrics for step, metrics in session.evaluated.items()},
         "best": session.best and _best_to_json(session.best),
         "forgiven": session.forgiven,
+        "radius": session.radius,
+        "steered": sorted(session.steered),
     }
 
 
@@ -58,7 +60,9 @@ def take_up(session: Session, journal: Journal, settings: dict[str, Any], inexac
         session._replay((), session.parameters)
     start = _load_checkpoint(session, journal, records)
     session.history.extend(
-        record.get("value", float("nan")) for record in records[:start] if record["kind"] == "stepped"
+        record.get("value", float("nan"))
+        for record in records[:start]
+        if record["kind"] == "stepped" or record.get("dropped", False)
     )
     session._told.extend(_told(records[:start])[-256:])
     for record in records[start:]:
@@ -88,6 +92,7 @@ def _load(session: Session, record: Record, state: dict[str, Any]) -> None:
     session.evaluated = {int(step): metrics for step, metrics in state["evaluated"].items()}
     session.best = state["best"] and _best_from_json(state["best"])
     session.forgiven = state["forgiven"]
+    session.radius, session.steered = state.get("radius", 1.0), set(state.get("steered", ()))
 
 
 def _told(records: Sequence[Record]) -> list[frozenset[str]]:
@@ -130,6 +135,8 @@ def _replay(session: Session, record: Record, journal: Journal) -> None:
                 session.repeat_passes()
         case "retracted":
             session.retract(record["id"], record["rater"])
+        case "steered":
+            steering.act_on(steering.from_record(record, journal), session)
         case "stepped":
             session.facts = session.advance()
             if session.steps != record["step"] or session.parameters.version != record["version"]:

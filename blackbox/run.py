@@ -19,6 +19,7 @@ from blackbox.parameters import Parameters
 from blackbox.probe import Query
 from blackbox.result import Result, Status
 from blackbox.session import Session
+from blackbox.steering import Steer
 from blackbox.watch import Plateau, Rounding
 
 Metrics = Callable[[], dict[str, float]]
@@ -153,10 +154,12 @@ class _Run:
                 for portion in session.portions(progress):
                     self.oracle.submit(portion, session.parameters)
             answers = self.oracle.poll(0)
-            while not answers and queries:
+            while not (moved := bool(queries) and self._steer()) and not answers and queries:
                 if on_pending == "return":
                     return Status.PENDING
                 answers = self.oracle.poll(1.0)
+            if moved:  # the round is gone, and what was answered with it
+                continue
             session.tell_all(answers)
             stop = self._judge()
             if stop is not None:
@@ -165,6 +168,12 @@ class _Run:
             facts = session.advance()
             if facts is not None:
                 stop = self._after_step(facts)
+
+    def _steer(self) -> bool:
+        """Do what people ask for besides answering; whether the open round is gone with it."""
+        requests: Sequence[Steer] = getattr(self.oracle, "steering", tuple)()
+        dropped = [self.session.steer(request) for request in requests]
+        return any(dropped)
 
     def _catch_up(self) -> Status | None:
         """What the last life may have died before: telling of its last step, stopping where it had to."""

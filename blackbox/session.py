@@ -4,6 +4,7 @@
     session.tell(feedback)         # in any order, in parts
     session.retract("12.0.3")      # before the step is made
     step = session.advance()       # acts on complete answers; a dict once a step was made
+    session.steer(Steer(0.5))      # what people say besides: closer, wilder, go on from there
 
 The journal holds what was asked (the plan's inputs, not its queries), what was told and what was stepped.
 Resuming is the last checkpoint plus a replay of the journal; nothing answered is asked again, and the bits
@@ -20,7 +21,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from blackbox import checkpoint
+from blackbox import checkpoint, steering
 from blackbox.errors import StaleAnswerError, UserError
 from blackbox.estimators.base import Round
 from blackbox.feedback import Answers, Cost, Failed, Feedback, Preferences, Ranking, Values, add_cost
@@ -33,6 +34,7 @@ from blackbox.records import to_record
 from blackbox.result import Best
 from blackbox.resume import state_of, take_up
 from blackbox.seeds import derive_seed
+from blackbox.steering import Steer
 from blackbox.strategies.base import Strategy
 
 Replay = Callable[[Sequence[Query], Parameters], None]
@@ -57,6 +59,7 @@ class Session:
         history: the value of every step, NaN where it has none.
         facts: what the last step that was replayed on resuming gave, if there was one.
         forgiven: what was spent when the run last stopped because of failures.
+        radius: what people made of the search's radius, as a factor.
 
     Raises:
         JournalError: the journal belongs to another run: other seed, tensors or settings.
@@ -86,6 +89,8 @@ class Session:
         self.history = array("d")
         self.facts: dict[str, float] | None = None
         self.forgiven: Cost = {}
+        self.radius = 1.0
+        self.steered: set[str] = set()
         self._phase: Phase | None = None
         self._answers = Answers()
         self._told: deque[Collection[str]] = deque(maxlen=256)
@@ -115,7 +120,7 @@ class Session:
             batch, reset = (derive_seed(self.seed, role, self.steps) for role in ("batch", "reset"))
             context = Context(batch_seed=batch, reset_seed=reset)
             layout, version = self.parameters.layout, self.parameters.version
-            self._open(Round(self.steps, version, self.seed, context, layout, progress), 0)
+            self._open(Round(self.steps, version, self.seed, context, layout, progress, self.radius), 0)
         assert self._phase is not None
         return self._phase.open_queries()
 
@@ -216,6 +221,24 @@ class Session:
             raise StaleAnswerError(f"There is no answer to query {query_id} that could still be retracted.")
         self._record({"kind": "retracted", "id": query_id, "rater": rater}, durable=True)
         phase.take_back(given)
+
+    def steer(self, request: Steer) -> bool:
+        """Do what somebody asks for besides answering; whether the open round was dropped for it.
+
+        A request whose id was acted on before changes nothing.
+
+        Raises:
+            UserError: a point that the search can't go on from.
+        """
+        if request.id in self.steered:
+            return False
+        steering.check(request, self)
+        dropped = request.values is not None and not self.between_rounds
+        with held_back():
+            if self.journal is not None:
+                self._record(steering.to_record(request, dropped, self.journal), durable=True)
+            steering.act_on(request, self)
+        return dropped
 
     def _refuse_stale(self, ids: Sequence[str]) -> None:
         if set(ids) <= set().union(*self._told):

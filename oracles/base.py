@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from blackbox.feedback import Cost, Failed, Feedback, Ranking, Values, add_cost
 from blackbox.parameters import Parameters
 from blackbox.probe import Query, ids_of
+from blackbox.steering import Steer
 from oracles.asking import Groups, candidates_of, named, parts, takes_context
 from oracles.door import FloatArray, Outcome, as_float64, reason_of, settle
 
@@ -69,6 +70,10 @@ class BaseOracle(ABC):
     def attach(self, folder: Path) -> None:
         """Told before a run where its folder is; for what an oracle keeps there."""
         return
+
+    def steering(self) -> Sequence[Steer]:
+        """What people ask for besides answering, each once by its id or until the next ``submit``."""
+        return ()
 
     def close(self) -> None:
         """Let go of what it holds."""

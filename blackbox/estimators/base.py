@@ -30,6 +30,8 @@ class Round:
         context: the data all queries of the step share (common random numbers).
         layout: the tensors.
         progress: share of the budget spent, in [0, 1]; schedules read it.
+        radius: a factor on the distances at which candidates lie, by which people steer; what works from an order
+            heeds it.
     """
 
     step: int
@@ -38,6 +40,7 @@ class Round:
     context: Context
     layout: Layout
     progress: float = 0.0
+    radius: float = 1.0
 
     def seed(self, role: str, *index: int) -> int:
         """h(run, role, step, index)."""

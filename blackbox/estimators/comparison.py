@@ -43,7 +43,8 @@ class OneBit(Estimator):
         """x + mu z_i, x - mu z_i, in turn: a pairwise oracle compares neighbours."""
         if phase > 0:
             return Plan()
-        return Plan(round.queries(0, mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)))
+        seeds, distance = round.seeds("probe", self.probes), self.epsilon * round.radius
+        return Plan(round.queries(0, mirrored(self.noise, seeds, distance)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction in which the value rises; pairs without an answer, or tied, are left out."""

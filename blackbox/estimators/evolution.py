@@ -56,14 +56,16 @@ class RankEvolution(Estimator):
         """x + mu z_i, x - mu z_i, in turn."""
         if phase > 0:
             return Plan()
-        return Plan(round.queries(0, mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)))
+        seeds, distance = round.seeds("probe", self.probes), self.epsilon * round.radius
+        return Plan(round.queries(0, mirrored(self.noise, seeds, distance)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction in which the value rises; "edges" is how many pairs are in order."""
         ids = round.ids(0, 2 * self.probes)
         order, seeds = order_of(answers, ids), round.seeds("probe", self.probes)
         utilities = centred(order.ranks) if self.utilities == "centred" else natural(order.ranks)
-        weights = (utilities[0::2] - utilities[1::2]) / (2 * self.probes * self.epsilon)
+        distance = self.epsilon * round.radius
+        weights = (utilities[0::2] - utilities[1::2]) / (2 * self.probes * distance)
         info = {"edges": order.edges}
         values = answers.values(ids)
         if not np.isnan(values).all():
@@ -71,7 +73,7 @@ class RankEvolution(Estimator):
         best: tuple[Probe, ...] = ()
         if order.edges:
             winner = int(order.wins.argmax())
-            best = (Probe(self.noise, ((seeds[winner // 2], self.epsilon * (1 - 2 * (winner % 2))),)),)
+            best = (Probe(self.noise, ((seeds[winner // 2], distance * (1 - 2 * (winner % 2))),)),)
         direction = Direction((SeedTerms(self.noise, np.array(seeds, dtype=np.int64), weights),))
         return Estimate(direction, info, best)
 

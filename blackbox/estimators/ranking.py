@@ -70,7 +70,7 @@ class RankEstimator(Estimator):
         if phase > 0:
             return Plan()
         seeds = round.seeds("probe", self.probes)
-        return Plan(round.queries(0, Probes(self.noise, seeds, (self.epsilon,) * self.probes)))
+        return Plan(round.queries(0, Probes(self.noise, seeds, (self.epsilon * round.radius,) * self.probes)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction; the best candidate is proposed for a line search. "edges" is |E|."""
@@ -87,7 +87,7 @@ class RankEstimator(Estimator):
         best: tuple[Probe, ...] = ()
         if order.edges:
             self._past.appendleft(now)
-            best = (Probe(self.noise, ((seeds[int(order.wins.argmax())], self.epsilon),)),)
+            best = (Probe(self.noise, ((seeds[int(order.wins.argmax())], self.epsilon * round.radius),)),)
         return Estimate(averaged, info, best)
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Strategy(ABC):
     accepts: frozenset[type[Feedback]]
 
     def begin(self, parameters: Parameters) -> None:
-        """Called once, when a session takes the strategy up: ``parameters`` are at the starting point."""
+        """Called when a session takes the strategy up, and when people move the search: it begins where it is now."""
         return
 
     @abstractmethod

@@ -54,7 +54,9 @@ class CMAES(Strategy):
         if phase > 0:
             return Plan()
         self._cma._rng = np.random.RandomState(round.seed("population") % 2**32)
-        self._asked = [self._cma.ask() for _ in range(self._cma.population_size)]
+        asked = [self._cma.ask() for _ in range(self._cma.population_size)]
+        mean = self._cma.mean
+        self._asked = asked if round.radius == 1 else [mean + round.radius * (x - mean) for x in asked]
         return Plan(round.queries(0, [DenseCandidate(x) for x in self._asked]))
 
     def step(self, round: Round, answers: Answers, parameters: Parameters) -> dict[str, float]:

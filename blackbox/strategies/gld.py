@@ -59,9 +59,10 @@ class GLD(Strategy):
         parameters.apply(Direction((SeedTerms(self._law, seeds, weights),)) if moved else Direction())
         values = answers.values(ids)
         known = {} if np.isnan(values).all() else {"value": float(np.nanmin(values))}
-        return {**known, "moved": float(moved), "distance": float(self.distances[best]) if moved else 0.0}
+        distance = float(round.radius * self.distances[best])
+        return {**known, "moved": float(moved), "distance": distance if moved else 0.0}
 
     def _terms(self, round: Round) -> list[tuple[int, float]]:
         length = math.sqrt(round.layout.dimension)  # of the law's noise
         seeds = round.seeds("point", len(self.distances))
-        return list(zip(seeds, (self.distances / length).tolist(), strict=True))
+        return list(zip(seeds, (round.radius * self.distances / length).tolist(), strict=True))

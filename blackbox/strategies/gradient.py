@@ -26,6 +26,10 @@ class LineSearch(Protocol):
         """The displacement to move by, from the answers."""
         ...
 
+    def begin(self) -> None:
+        """Called when a search begins, and when it goes on from another point."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """What must survive a restart besides the journal."""
         ...
@@ -55,6 +59,12 @@ class GradientStrategy(Strategy):
         self.accepts = estimator.accepts if line_search is None else estimator.accepts & line_search.accepts
         self._estimate: Estimate | None = None
         self._search_from = 0
+
+    def begin(self, parameters: Parameters) -> None:
+        """As the base says."""
+        self._estimate = None
+        if self.line_search is not None:
+            self.line_search.begin()
 
     def plan(self, round: Round, phase: int, answers: Answers) -> Plan:
         """The estimator's phases, then the line search's."""

@@ -64,12 +64,12 @@ class RankLineSearch:
         """All candidates in one phase; none if the estimate says nothing."""
         if phase > first:
             return Plan()
-        candidates = self._candidates(estimate)
+        candidates = self._candidates(round, estimate)
         return Plan(round.queries(phase, candidates)) if candidates else Plan()
 
     def choose(self, round: Round, first: int, estimate: Estimate, answers: Answers) -> Direction:
         """The displacement to the best candidate; x wins its ties, else the longer step does."""
-        candidates = self._candidates(estimate)
+        candidates = self._candidates(round, estimate)
         if not candidates:
             return Direction()
         wins = order_of(answers, round.ids(first, len(candidates))).wins
@@ -87,15 +87,19 @@ class RankLineSearch:
         seeds, weights = zip(*winner.terms, strict=True)
         return Direction((SeedTerms(winner.law, np.array(seeds, np.int64), np.array(weights, np.float64)),))
 
-    def _candidates(self, estimate: Estimate) -> list[Candidate]:
+    def _candidates(self, round: Round, estimate: Estimate) -> list[Candidate]:
         if not estimate.direction.terms or not (now := _terms(estimate)).weights.any():
             return []
         every = [*self._failed, (now.seeds.tolist(), now.weights.tolist())]
         seeds = [seed for some, _ in every for seed in some]
         weights = np.array([weight for _, some in every for weight in some]) / len(every)
-        lengths = self.step * self.shrink ** np.arange(self.candidates)
+        lengths = round.radius * self.step * self.shrink ** np.arange(self.candidates)
         steps = [Probe(now.law, tuple(zip(seeds, (-s * weights).tolist(), strict=True))) for s in lengths]
         return [*steps, *estimate.proposals, None]
+
+    def begin(self) -> None:
+        """The search is elsewhere: the directions that failed there say nothing here."""
+        self._failed = []
 
     def state_dict(self) -> dict[str, Any]:
         """The longest step, and the directions since the last success."""

@@ -31,6 +31,9 @@ class RankEstimator(Estimator):
 class LineSearch:
     accepts = frozenset({Ranking})
 
+    def begin(self):
+        return
+
     def next(self, round, phase, first, estimate, answers):
         (term,) = estimate.direction.terms
         steps = [Probe(term.law, tuple(zip(term.seeds.tolist(), -s * term.weights, strict=True))) for s in (2.0, 0.5)]
