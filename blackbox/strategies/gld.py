@@ -59,8 +59,8 @@ class GLD(Strategy):
         parameters.apply(Direction((SeedTerms(self._law, seeds, weights),)) if moved else Direction())
         values = answers.values(ids)
         known = {} if np.isnan(values).all() else {"value": float(np.nanmin(values))}
-        distance = float(round.radius * self.distances[best])
-        return {**known, "moved": float(moved), "distance": distance if moved else 0.0}
+        distance = float(round.radius * self.distances[best]) if moved else 0.0
+        return {**known, "moved": float(moved), "distance": distance}
 
     def _terms(self, round: Round) -> list[tuple[int, float]]:
         length = math.sqrt(round.layout.dimension)  # of the law's noise
