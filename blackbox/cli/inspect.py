@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,8 +55,26 @@ def report(
 
     record = load(run)
     Console().print(table(record))
+    _print_consistency(record.folder)
     curve = plot(record)
     typer.echo(f"Curve: {curve}" if curve else "No curve: matplotlib is not installed, or no step was made.")
+
+
+def _print_consistency(folder: Path) -> None:
+    """How often each rater, asked again, said the same; nothing if nobody was."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from oracles.human.checks import Checks
+    from oracles.human.oracle import INBOX
+    from oracles.human.store import Inbox
+
+    raters = Checks(Inbox(folder / INBOX)).consistency() if (folder / INBOX).is_file() else []
+    if raters:
+        checked = Table("rater", "said the same", "asked again", title="Self-consistency")
+        for one in raters:
+            checked.add_row(one.rater, str(one.agreed), str(one.asked))
+        Console().print(checked)
 
 
 def schema() -> None:

@@ -21,7 +21,6 @@ def serve(
     name: Annotated[
         list[str] | None, typer.Option(help="Another name or address under which people reach it; may be repeated.")
     ] = None,
-    undo_seconds: Annotated[float, typer.Option(help="How long an answer can be taken back.", min=0)] = 10.0,
 ) -> None:
     """Serve the page where people rank."""
     try:
@@ -40,7 +39,7 @@ def serve(
             raise UserError(f"Two of the runs are called {called}. Serve one of them from another server.")
         folders[called] = folder
     secret = token or secrets.token_urlsafe(24)
-    application = create_app(folders, secret, undo_seconds, (*_LOOPBACK, host, *(name or ())))
+    application = create_app(folders, secret, (*_LOOPBACK, host, *(name or ())))
     shown = (name or [host])[0]
     typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={secret}")
     if host not in _LOOPBACK:

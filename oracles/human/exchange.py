@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from blackbox.errors import UserError
+from oracles.human.showing import suffix_of
 from oracles.human.store import Inbox, Round
-
-_SUFFIX = {"text/plain": "txt", "application/json": "json", "image/svg+xml": "svg", "audio/mpeg": "mp3"}
 
 
 class Exchange:
@@ -43,9 +42,7 @@ class Exchange:
         (self.folder / "queries" / round_id).mkdir(exist_ok=True)
         items = []
         for item in found.items:
-            media_type = item.media_type.partition(";")[0]
-            suffix = _SUFFIX.get(media_type) or "".join(c for c in media_type.partition("/")[2] if c.isalnum())
-            name = f"{round_id}/{item.artifact}.{suffix or 'bin'}"
+            name = f"{round_id}/{item.artifact}.{suffix_of(item.media_type)}"
             _write(self.folder / "queries" / name, item.data)
             items.append({"id": item.artifact, "media_type": item.media_type, "file": name})
         _write(target, json.dumps({"round": round_id, "items": items}, indent=1).encode())

@@ -6,18 +6,27 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from blackbox.errors import UserError
 from blackbox.feedback import Failed, Feedback, Ranking
 from blackbox.parameters import Parameters
 from blackbox.probe import Query
+from blackbox.steering import Steer
 from oracles.asking import candidates_of, parts
 from oracles.base import BaseOracle
 from oracles.door import reason_of
+from oracles.human.aggregation import aggregate
 from oracles.human.exchange import Exchange
-from oracles.human.showing import shown
-from oracles.human.store import Answer, Inbox, Item
+from oracles.human.showing import file_of
+from oracles.human.standing import RENDERING
+from oracles.human.store import Answer, Inbox, Item, Rules
+from oracles.human.wishes import MOST_NUMBERS, Wishes
+
+INBOX = "inbox.sqlite"
+Aggregation = Literal["pooled", "plackett-luce", "bradley-terry"]
 
 
 class People(BaseOracle):
@@ -26,7 +35,7 @@ class People(BaseOracle):
     A round's candidates are rendered by the problem and wait in the inbox (``inbox.sqlite`` in the run's folder) until
     enough people have answered: through ``blackbox serve``, ``blackbox rank``, or any program that uses
     ``oracles.human.Inbox``. Waiting is never a failure. When a round has its quorum it is closed; who is later is told
-    so.
+    so. People may also steer the search: go on from an earlier candidate, look closer by or further afield.
 
     Args:
         problem: what renders a candidate (``render``).
@@ -36,6 +45,11 @@ class People(BaseOracle):
         weights: what each rater's word counts, by name; 1 for those who aren't named.
         folder: where the inbox lies; the run's folder if left out.
         exchange: whether rounds also go out as files, and answers come in as files, in the folder ``exchange`` there.
+        lease_minutes: how long a rater who doesn't answer keeps another from a round; as many as the quorum are at it.
+        check_every: after so many answered rounds a rater is asked about two earlier candidates again, to see whether
+            they still agree with themself; 0 for never. It never reaches the run.
+        aggregation: "pooled" hands every rater's order on; "plackett-luce" and "bradley-terry" make one of them
+            (``oracles.human.aggregation``).
     """
 
     answers = frozenset({Ranking, Failed})
@@ -49,6 +63,9 @@ class People(BaseOracle):
         weights: dict[str, float] | None = None,
         folder: str | None = None,
         exchange: bool = False,
+        lease_minutes: float = 10.0,
+        check_every: int = 0,
+        aggregation: Aggregation = "pooled",
     ) -> None:
         if quorum < 1:
             raise UserError(f"quorum is a number of raters: at least 1, not {quorum}.")
@@ -58,13 +75,22 @@ class People(BaseOracle):
             raise UserError(f"undo_seconds must be 0 or more, not {undo_seconds}.")
         if any(not 0 < weight < math.inf for weight in (weights or {}).values()):
             raise UserError(f"weights must be positive, not {weights}.")
+        if not 0 < lease_minutes < math.inf:
+            raise UserError(f"lease_minutes must be positive, not {lease_minutes}.")
+        if check_every < 0:
+            raise UserError(f"check_every is a number of rounds: 0 or more, not {check_every}.")
+        if aggregation not in ("pooled", "plackett-luce", "bradley-terry"):
+            raise UserError(f"aggregation: '{aggregation}' is not one of pooled, plackett-luce, bradley-terry.")
+        if aggregation != "pooled":  # a package that is missing is told of before anybody answers
+            aggregate([Ranking((("a",), ("b",)))], aggregation)
         self.problem, self.quorum, self.deadline_minutes = problem, quorum, deadline_minutes
-        self.undo_seconds, self.weights = undo_seconds, dict(weights or {})
-        self.exchange = exchange
+        self.rules = Rules(undo_seconds, quorum, lease_minutes, check_every, dict(weights or {}))
+        self.exchange, self.aggregation = exchange, aggregation
         self._inbox: Inbox | None = None
         self._files: Exchange | None = None
         self._open: dict[str, list[str]] = {}
         self._broken: list[Feedback] = []
+        self._handed_on: set[str] = set()
         if folder is not None:
             self.attach(Path(folder).expanduser())
 
@@ -72,7 +98,9 @@ class People(BaseOracle):
         """As the base says; the inbox goes there unless ``folder`` was given."""
         if self._inbox is None:
             folder.mkdir(parents=True, exist_ok=True)
-            self._inbox = Inbox(folder / INBOX, self.undo_seconds)
+            self._inbox = Inbox(folder / INBOX)
+            self._inbox.rules = self.rules
+            self._inbox.database.note(RENDERING, None)  # of a former life
             self._files = Exchange(self._inbox, folder / "exchange") if self.exchange else None
 
     @property
@@ -84,26 +112,32 @@ class People(BaseOracle):
 
     def submit(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """Render what isn't in the inbox yet, and put the round out. The rounds before it are closed."""
+        if self._handed_on:  # the run has gone on with these
+            Wishes(self.inbox).take(self._handed_on)
+            self._handed_on.clear()
         by_round: dict[str, list[Query]] = {}
         for query in queries:
             by_round.setdefault(query.id.rpartition(".")[0], []).append(query)
         for round_id, asked in by_round.items():
             known = set(self.inbox.known(round_id))
-            items = [i for i in self._items([q for q in asked if q.id not in known], parameters) if i is not None]
+            items = self._items([query for query in asked if query.id not in known], parameters)
             shown_ids = known | {item.query for item in items}
             if shown_ids:
                 self.inbox.open_round(round_id, items)
                 self._open[round_id] = [query.id for query in asked if query.id in shown_ids]
                 if self._files is not None:
                     self._files.publish(round_id)
+            if len(known) < len(asked):
+                self.inbox.database.note(RENDERING, None)
 
-    def _items(self, queries: Sequence[Query], parameters: Parameters) -> list[Item | None]:
-        items: list[Item | None] = []
+    def _items(self, queries: Sequence[Query], parameters: Parameters) -> list[Item]:
+        items: list[Item] = []
         for part, _ in parts(queries, False) if queries else ():
             for query, candidate in zip(part, candidates_of(part, parameters, "numpy"), strict=True):
+                self.inbox.database.note(RENDERING, (len(items) + 1, len(queries)))
                 try:
-                    media_type, data = shown(self.problem.render(candidate))
-                    items.append(Item(query.id, media_type, data))
+                    media_type, data = file_of(self.problem, candidate)
+                    items.append(Item(query.id, media_type, data, point=_point(candidate, parameters)))
                 except Exception as error:  # the problem is often the user's own
                     self._broken.append(Failed((query.id,), reason_of(error), self.cost([query])))
         return items
@@ -116,6 +150,9 @@ class People(BaseOracle):
             if self._files is not None:
                 self._files.collect()
             for round_id in list(self._open):
+                if Wishes(self.inbox).closed_by(round_id) is not None:
+                    del self._open[round_id]  # the search goes on from elsewhere
+                    continue
                 answers = self.inbox.final(round_id)
                 if len(answers) >= self.quorum or (answers and self._late(round_id)):
                     self.inbox.close_round(round_id)
@@ -125,20 +162,31 @@ class People(BaseOracle):
                 return feedback
             time.sleep(min(left, 0.1))
 
+    def steering(self) -> Sequence[Steer]:
+        """What people asked of the search and the run hasn't gone on with yet."""
+        wishes = Wishes(self.inbox)
+        asked = wishes.all(untaken=True)
+        self._handed_on.update(wish.id for wish in asked)
+        return [Steer(wish.radius, wishes.point(wish), wish.rater, wish.id) for wish in asked]
+
     def _late(self, round_id: str) -> bool:
         opened = self.inbox.opened(round_id)
         minutes = self.deadline_minutes
         return minutes is not None and opened is not None and time.time() - opened > 60 * minutes
 
-    def _rankings(self, answers: Sequence[Answer], asked: Sequence[str]) -> list[Feedback]:
-        rankings: list[Feedback] = []
+    def _rankings(self, answers: Sequence[Answer], asked: Sequence[str]) -> list[Ranking]:
+        rankings: list[Ranking] = []
         for number, answer in enumerate(answers):
             groups = tuple(g for group in answer.groups if (g := tuple(i for i in group if i in asked)))
             skipped = tuple(i for i in answer.skipped if i in asked)
             cost = {"queries": 0.0 if number else float(len(asked)), "rankings": 1.0}
-            weight = self.weights.get(answer.rater, 1.0)
+            weight = self.rules.weights.get(answer.rater, 1.0)
             rankings.append(Ranking(groups, skipped, answer.rater, weight, cost))
-        return rankings
+        return rankings if self.aggregation == "pooled" else [aggregate(rankings, self.aggregation)]
 
 
-INBOX = "inbox.sqlite"
+def _point(candidate: Any, parameters: Parameters) -> bytes:
+    """A vector's bytes, where the search can go on from it (one over a module's weights can't); empty otherwise."""
+    if not isinstance(candidate, np.ndarray) or candidate.size > MOST_NUMBERS or parameters.module is not None:
+        return b""
+    return candidate.astype("<f8").tobytes()

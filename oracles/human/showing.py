@@ -10,6 +10,26 @@ import numpy as np
 
 from blackbox.errors import UserError
 
+_SUFFIX = {
+    "text/plain": "txt",
+    "application/json": "json",
+    "image/svg+xml": "svg",
+    "audio/mpeg": "mp3",
+    "audio/x-wav": "wav",
+}
+
+
+def file_of(problem: Any, candidate: Any) -> tuple[str, bytes]:
+    """(media type, bytes) of a candidate: by ``render_file``, where a problem has files of its own, else ``render``."""
+    own = getattr(problem, "render_file", None)
+    return shown(own(candidate) if callable(own) else problem.render(candidate))
+
+
+def suffix_of(media_type: str) -> str:
+    """How the name of such a file ends, without the dot."""
+    kind = media_type.partition(";")[0]
+    return _SUFFIX.get(kind) or "".join(c for c in kind.partition("/")[2] if c.isalnum()) or "bin"
+
 
 def shown(rendered: Any) -> tuple[str, bytes]:
     """(media type, bytes) of what ``problem.render`` gave.

@@ -17,7 +17,7 @@ from blackbox.cli.main import main
 from blackbox.cli.rank import parse_order
 from blackbox.estimators import RankEstimator
 from blackbox.strategies import GradientStrategy, RankLineSearch
-from oracles.human import Inbox, People
+from oracles.human import Checks, Inbox, Item, People, Rules
 from oracles.human.showing import shown
 
 
@@ -54,7 +54,7 @@ def people(folder: Path, **how: Any) -> People:
 
 def judge(folder: Path, rater: str = "ann") -> bool:
     """Order the open round by the length of what is shown; False if there is none."""
-    inbox = Inbox(folder / "inbox.sqlite", 0)
+    inbox = Inbox(folder / "inbox.sqlite")
     found = inbox.next_round(rater)
     if found is None:
         return False
@@ -254,3 +254,20 @@ def test_a_person_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert [(len(r["groups"]), len(r["skipped"]), r["rater"]) for r in rankings] == [(2, 0, "ann"), (0, 2, "ann")]
     assert next(said, None) is None
     assert command("rank", str(tmp_path)) == 2
+
+
+def test_a_check_and_a_full_house_at_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    inbox = Inbox(tmp_path / "inbox.sqlite")
+    inbox.rules = Rules(quorum=1, check_every=1)
+    for number in range(2):
+        inbox.open_round(f"{number}.0", [Item(f"{number}.0.{i}", "text/plain", b"words %d" % i) for i in range(2)])
+        if number == 0:
+            inbox.submit("0.0", "ann", [["0.0.1"], ["0.0.0"]], [], "ann's token of round 0")
+    said = iter(["9", "1 2", "q"])
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: next(said))
+    assert command("rank", str(tmp_path), "--rater", "ann") == 0
+    out = capsys.readouterr().out
+    assert "A short check between rounds" in out and "Candidates have the numbers 1 to 2." in out and "Round 1.0" in out
+    assert [one.asked for one in Checks(inbox).consistency()] == [1] and inbox.final("1.0") == []
+    assert command("rank", str(tmp_path), "--rater", "bob") == 0
+    assert "Others are ranking this round." in capsys.readouterr().out

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from blackbox.errors import UserError
-from oracles.human.store import Inbox, Item, StaleRound
+from oracles.human.store import Inbox, Item, Rules, StaleRound
 
 QUERIES = ["0.0.0", "0.0.1", "0.0.2"]
 
@@ -24,7 +24,8 @@ def items(queries: list[str]) -> list[Item]:
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Inbox:
-    box = Inbox(tmp_path / "inbox.sqlite", undo_seconds=60)
+    box = Inbox(tmp_path / "inbox.sqlite")
+    box.rules = Rules(undo_seconds=60)
     box.open_round("0.0", items(QUERIES))
     return box
 
@@ -57,7 +58,8 @@ def test_an_answer_is_final_once_sealed_and_not_before(inbox: Inbox) -> None:
 
 
 def test_an_answer_is_final_when_it_cannot_be_undone_any_more(tmp_path: Path) -> None:
-    box = Inbox(tmp_path / "inbox.sqlite", undo_seconds=0.2)
+    box = Inbox(tmp_path / "inbox.sqlite")
+    box.rules = Rules(undo_seconds=0.2)
     box.open_round("0.0", items(QUERIES))
     answer = box.submit("0.0", "ann", [["0.0.2"]], [], "t1")
     assert box.final("0.0") == []
@@ -119,7 +121,7 @@ def test_many_raters_at_once_lose_nothing(inbox: Inbox) -> None:
 KILLED = """
 import os, signal, sys
 from oracles.human.store import Inbox
-box = Inbox(sys.argv[1], undo_seconds=0)
+box = Inbox(sys.argv[1])
 box.submit("0.0", "ann", [["0.0.2"], ["0.0.1"]], [], "token")
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -128,5 +130,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_what_was_submitted_survives_a_kill(inbox: Inbox) -> None:
     ended = subprocess.run([sys.executable, "-c", KILLED, str(inbox.path)], env=os.environ, timeout=60)
     assert ended.returncode == -signal.SIGKILL
-    (answer,) = Inbox(inbox.path, undo_seconds=0).final("0.0")
+    again = Inbox(inbox.path)
+    again.seal("ann")
+    (answer,) = again.final("0.0")
     assert answer.groups == (("0.0.2",), ("0.0.1",)) and answer.rater == "ann"

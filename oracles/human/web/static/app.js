@@ -1,71 +1,25 @@
 // The page's course: who, wait, rank, sent, and round again. What was begun is kept in this browser until it is sent.
 
 import { Board } from "./board.js";
+import * as history from "./history.js";
+import { forget, keep, keyOf, randomName, recall } from "./memory.js";
 import * as orders from "./order.js";
+import { ask, element, get, say, state, warn } from "./page.js";
+import * as standing from "./standing.js";
+import * as viewer from "./viewer.js";
 
-const element = (id) => document.getElementById(id);
-const BETWEEN_LOOKS = 1500; // milliseconds
+const timers = { look: 0, tick: 0 };
+let away = false; // whether the server is
 
-const state = { run: "", rater: "", round: null, csrf: "", undoSeconds: 10, away: false, looking: 0, ticking: 0 };
-
-// --- talking to the server -----------------------------------------------------------------------------------------
-
-class Refused extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
-
-const ask = async (path, body) => {
-  const post = body && {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": state.csrf },
-    body: JSON.stringify({ run: state.run, rater: state.rater, ...body }),
-  };
-  let answer;
-  try {
-    answer = await fetch(path, post);
-  } catch {
-    throw new Refused(0, "The server doesn't answer. Your order is kept in this browser; try again in a moment.");
-  }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, found.message ?? `The server refused (${answer.status}).`);
-  return found;
-};
-
-// --- what this browser remembers -----------------------------------------------------------------------------------
-
-const keyOf = (...parts) => `blackbox:${JSON.stringify(parts)}`;
 const draftKey = () => keyOf("draft", state.run, state.rater, state.round.id);
 const sentKey = () => keyOf("sent", state.run, state.rater);
-
-const recall = (key) => {
-  try {
-    return JSON.parse(localStorage.getItem(key));
-  } catch {
-    return null;
-  }
-};
-const keep = (key, value) => localStorage.setItem(key, JSON.stringify(value));
-const forget = (key) => localStorage.removeItem(key);
-
-const randomName = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
-
-// --- saying and showing --------------------------------------------------------------------------------------------
-
-const say = (text) => (element("live").textContent = text);
-
-const warn = (text) => {
-  element("notice").textContent = text;
-  element("notice").hidden = !text;
-  if (text) element("notice").scrollIntoView({ block: "nearest" });
-};
 
 const show = (name) => {
   for (const part of ["name-form", "waiting", "sent", "board"]) element(part).hidden = part !== name;
   element("bar").hidden = name !== "board";
-  element("who").hidden = name === "name-form";
+  const known = name !== "name-form";
+  element("who").hidden = element("history-button").hidden = !known;
+  if (!known) element("status").hidden = true;
   element("who").textContent = state.rater;
   element("who").setAttribute("aria-label", `${state.rater}: change who you are`);
 };
@@ -83,32 +37,63 @@ const board = new Board((order) => {
   count(order);
 }, say);
 
-// --- the course ----------------------------------------------------------------------------------------------------
+// --- the course ------------------------------------------------------------------------------------------------------
 
 const looked = async () => {
-  clearTimeout(state.looking);
+  clearTimeout(timers.look);
   const sent = recall(sentKey());
   if (sent && sent.until > Date.now()) return showSent(sent);
   forget(sentKey());
-  const query = new URLSearchParams({ run: state.run, rater: state.rater });
-  const { round } = await ask(`/api/round?${query}`);
-  if (round) return showRound(round);
-  if (element("waiting").hidden) say("Nothing to rank right now. This page looks for the next candidates by itself.");
-  show("waiting");
-  state.looking = setTimeout(look, BETWEEN_LOOKS);
+  const { round, progress } = await get("/api/round");
+  standing.draw(progress);
+  if (round) showRound(round);
+  else showWaiting(progress);
+  timers.look = round ? setTimeout(watch, standing.between("board")) : setTimeout(look, standing.between("waiting"));
 };
 
 // Look for what there is to do; while the server is away, again and again.
 const look = async () => {
   try {
     await looked();
-    if (state.away) warn("");
-    state.away = false;
+    if (away) warn("");
+    away = false;
   } catch (error) {
     warn(error.message);
-    state.away = error.status === 0;
-    if (state.away) state.looking = setTimeout(look, BETWEEN_LOOKS);
+    away = error.status === 0;
+    if (away) timers.look = setTimeout(look, standing.between("waiting"));
   }
+};
+
+// While a board is open: where things stand, and whether its round is over.
+const watch = async () => {
+  const watched = state.round;
+  try {
+    const progress = await get("/api/progress", { round: watched.check === null ? watched.id : "" });
+    if (state.round !== watched || element("board").hidden) return;
+    standing.draw(progress);
+    if (watched.check === null && progress.over) return moveOn(progress.over);
+  } catch {
+    // the server is away for a moment; submitting would tell
+  }
+  clearTimeout(timers.look);
+  timers.look = setTimeout(watch, standing.between("board"));
+};
+
+// Leave a round that is over.
+const moveOn = async (why) => {
+  forget(draftKey());
+  viewer.close();
+  warn(why);
+  await history.refresh();
+  await look();
+};
+
+const showWaiting = (progress) => {
+  const [title, words] = standing.whyWaiting(progress);
+  if (element("waiting").hidden || element("waiting-title").textContent !== title) say(`${title}. ${words}`);
+  element("waiting-title").textContent = title;
+  element("waiting-words").textContent = words;
+  show("waiting");
 };
 
 const showRound = (round) => {
@@ -116,10 +101,12 @@ const showRound = (round) => {
   const ids = round.items.map((item) => item.id);
   const draft = recall(draftKey());
   const order = draft && orders.fits(draft.order, ids) ? draft.order : orders.fresh(ids);
+  element("check-hint").hidden = round.check === null;
+  element("skip-all").textContent = round.check === null ? "All bad: skip the round" : "I can't say";
   show("board");
-  board.open(state.run, round.items, order);
+  board.open(round.items, order);
   count(order);
-  say(`${ids.length} candidates to rank.`);
+  say(round.check === null ? `${ids.length} candidates to rank.` : element("check-hint").textContent);
   if (document.activeElement === document.body) element("board").focus({ preventScroll: true });
 };
 
@@ -130,19 +117,19 @@ const showSent = (sent) => {
   const tick = () => {
     const left = Math.ceil((sent.until - Date.now()) / 1000);
     element("countdown").textContent = `You can take it back for ${left} s, or until you go on.`;
-    if (left > 0 || state.ticking === 0) return;
+    if (left > 0 || timers.tick === 0) return;
     stopTicking();
     forget(sentKey());
     look();
   };
   stopTicking();
-  state.ticking = setInterval(tick, 250);
+  timers.tick = setInterval(tick, 250);
   tick();
 };
 
 const stopTicking = () => {
-  clearInterval(state.ticking);
-  state.ticking = 0;
+  clearInterval(timers.tick);
+  timers.tick = 0;
 };
 
 const guarded = (act) => async () => {
@@ -160,15 +147,23 @@ const guarded = (act) => async () => {
   }
 };
 
+// --- sending ---------------------------------------------------------------------------------------------------------
+
 // Sends what is on the board; `before` is what comes back if it is undone.
 const send = async (before) => {
   const { order } = board;
+  const groups = orders.groupsOf(order);
+  if (state.round.check !== null) {
+    await ask("/api/check", { check: state.round.check, groups });
+    forget(draftKey());
+    return looked();
+  }
   const token = recall(draftKey())?.token ?? randomName();
   keep(draftKey(), { order, token }); // sent again after a lost connection, it is the same answer
-  const message = { round: state.round.id, groups: orders.groupsOf(order), skipped: order.skipped, token };
-  const { answer } = await ask("/api/submit", message);
+  const sent = await ask("/api/submit", { round: state.round.id, groups, skipped: order.skipped, token });
   forget(draftKey());
-  keep(sentKey(), { answer, order: before, round: state.round.id, until: Date.now() + 1000 * state.undoSeconds });
+  const until = Date.now() + 1000 * sent.undo_seconds;
+  keep(sentKey(), { answer: sent.answer, order: before, round: state.round.id, until });
   await looked();
 };
 
@@ -183,7 +178,7 @@ element("skip-all").addEventListener("click", guarded(async () => {
   await send(before);
 }));
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) submit();
 });
 
 element("undo").addEventListener("click", guarded(async () => {
@@ -203,6 +198,16 @@ element("next").addEventListener("click", guarded(async () => {
   await looked();
 }));
 
+history.whenGoneOn(async () => {
+  stopTicking();
+  forget(sentKey());
+  if (state.round) forget(draftKey());
+  await look();
+  say("The search goes on from there. The next candidates are being made.");
+});
+
+// --- who, which run, help --------------------------------------------------------------------------------------------
+
 element("name-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const name = element("name").value.trim();
@@ -214,7 +219,7 @@ element("name-form").addEventListener("submit", (event) => {
 });
 
 element("who").addEventListener("click", () => {
-  clearTimeout(state.looking);
+  clearTimeout(timers.look);
   stopTicking();
   element("name").value = state.rater;
   show("name-form");
@@ -233,7 +238,7 @@ element("help-close").addEventListener("click", () => element("help").close());
 
 const start = async () => {
   const found = await ask("/api/runs");
-  Object.assign(state, { csrf: found.csrf, undoSeconds: found.undo_seconds });
+  state.csrf = found.csrf;
   const before = recall(keyOf("run"));
   state.run = found.runs.includes(before) ? before : found.runs[0];
   state.rater = recall(keyOf("rater")) ?? "";

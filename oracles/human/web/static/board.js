@@ -2,10 +2,11 @@
 
 import { contentOf } from "./content.js";
 import * as drag from "./drag.js";
+import { pinButton, togglePin } from "./keeping.js";
 import * as orders from "./order.js";
+import { element, state } from "./page.js";
 import * as viewer from "./viewer.js";
 
-const element = (id) => document.getElementById(id);
 const letterAt = (index) => (index < 26 ? String.fromCharCode(65 + index) : String(index + 1));
 
 export class Board {
@@ -21,8 +22,7 @@ export class Board {
     drag.enable(element("board"), (id, target) => this.onDrop(id, target));
   }
 
-  open(run, items, order) {
-    this.run = run;
+  open(items, order) {
     this.items = new Map(items.map((item, index) => [item.id, { item, letter: letterAt(index) }]));
     this.order = order;
     this.focused = [];
@@ -39,9 +39,11 @@ export class Board {
     card.dataset.letter = letter;
     card.setAttribute("role", "group");
     const grip = Object.assign(document.createElement("div"), { className: "grip" });
-    for (const text of [letter, "⠿"]) {
-      grip.append(Object.assign(document.createElement("span"), { textContent: text, ariaHidden: "true" }));
-    }
+    const [named, dots] = [letter, "⠿"].map((textContent) =>
+      Object.assign(document.createElement("span"), { textContent, ariaHidden: "true" }));
+    const pin = pinButton(item, `Candidate ${letter}`);
+    pin.tabIndex = -1;
+    grip.append(named, dots, pin);
     const tools = Object.assign(document.createElement("div"), { className: "tools" });
     const acts = {
       better: (id) => this.set(orders.move(this.order, id, -1), id),
@@ -56,7 +58,7 @@ export class Board {
       button.addEventListener("click", () => act(item.id));
       tools.append(button);
     }
-    card.append(grip, contentOf(this.run, item, letter), tools);
+    card.append(grip, contentOf(state.run, item, `Candidate ${letter}`), tools);
     return card;
   }
 
@@ -143,6 +145,7 @@ export class Board {
     else if (key === "t") this.set(orders.toggleTie(this.order, id), id);
     else if (key === "u" || key === "backspace") this.set(orders.putAside(this.order, id, "tray"), id);
     else if (key === "s" || key === "delete") this.set(orders.putAside(this.order, id, "skipped"), id);
+    else if (key === "p") togglePin(this.items.get(id).item, `Candidate ${card.dataset.letter}`);
     else if (key === "z") this.look([id]);
     else if (key === "f") this.look([id, this.partner(id)]);
     else return;
@@ -171,6 +174,7 @@ export class Board {
   }
 
   look(ids) {
-    viewer.open(this.run, [...new Set(ids)].map((id) => this.items.get(id)));
+    const things = [...new Set(ids)].map((id) => this.items.get(id));
+    viewer.open(things.map(({ item, letter }) => ({ item, name: `Candidate ${letter}` })));
   }
 }

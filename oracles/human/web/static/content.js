@@ -2,25 +2,42 @@
 
 export const addressOf = (run, item) => `/artifact/${encodeURIComponent(run)}/${encodeURIComponent(item.id)}`;
 
-export const contentOf = (run, item, letter) => {
+// Calls act once the element comes near the window.
+const whenNear = (element, act) => {
+  const observer = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
+    act();
+  }, { rootMargin: "300px" });
+  observer.observe(element);
+};
+
+// name: what it is called, such as "Candidate A". lazy: loaded when it comes near the window.
+export const contentOf = (run, item, name, lazy = false) => {
   const address = addressOf(run, item);
   const kind = item.media_type.split("/")[0];
   if (kind === "image") {
     const image = document.createElement("img");
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 128));
-    return Object.assign(image, { className: "content", src: address, alt: `Candidate ${letter}`, draggable: false });
+    image.loading = lazy ? "lazy" : "eager"; // before the address, which starts the loading
+    return Object.assign(image, { className: "content", alt: name, draggable: false, src: address });
   }
   if (kind === "audio" || kind === "video") {
     const player = document.createElement(kind);
-    return Object.assign(player, { className: "content", src: address, controls: true, preload: "metadata" });
+    player.setAttribute("aria-label", name);
+    Object.assign(player, { className: "content", controls: true, preload: lazy ? "none" : "metadata", src: address });
+    return Object.assign(player, { loop: kind === "video", playsInline: true });
   }
   const text = document.createElement("pre");
   const json = item.media_type.startsWith("application/json");
   text.className = json ? "content json" : "content";
   text.textContent = "…";
-  fetch(address)
-    .then((answer) => (answer.ok ? answer.text() : Promise.reject(answer.status)))
-    .then((body) => (text.textContent = json ? JSON.stringify(JSON.parse(body), null, 1) : body))
-    .catch(() => (text.textContent = "This candidate can't be shown."));
+  const load = () =>
+    fetch(address)
+      .then((answer) => (answer.ok ? answer.text() : Promise.reject(answer.status)))
+      .then((body) => (text.textContent = json ? JSON.stringify(JSON.parse(body), null, 1) : body))
+      .catch(() => (text.textContent = "This candidate can't be shown."));
+  if (lazy) whenNear(text, load);
+  else load();
   return text;
 };

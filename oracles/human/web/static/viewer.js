@@ -1,8 +1,9 @@
 // One candidate large, and a second one in the same place to flicker between.
 
 import { contentOf } from "./content.js";
+import { pinButton, saveLink } from "./keeping.js";
+import { element, state } from "./page.js";
 
-const element = (id) => document.getElementById(id);
 const FLICKER = 700; // milliseconds: below three flashes a second (WCAG 2.3.1)
 
 let shown = [];
@@ -12,7 +13,10 @@ let timer = 0;
 const show = (index) => {
   current = index;
   shown.forEach(({ content }, i) => (content.hidden = i !== index));
-  element("viewer-title").textContent = `Candidate ${shown[index].letter}`;
+  const { item, name } = shown[index];
+  element("viewer-title").textContent = name;
+  if (timer) return; // while it flickers, what stands below would flicker too
+  element("viewer-keep").replaceChildren(pinButton(item, name), saveLink(item, name));
 };
 
 const toggle = () => shown.length > 1 && show(1 - current);
@@ -27,31 +31,39 @@ const stop = () => {
   clearInterval(timer);
   timer = 0;
   element("viewer-auto").setAttribute("aria-pressed", "false");
+  element("viewer-keep").hidden = false;
 };
 
-// pairs: one or two {item, letter}.
-export const open = (run, pairs) => {
-  shown = pairs.map(({ item, letter }) => ({ letter, content: contentOf(run, item, letter) }));
+// things: one or two {item, name}.
+export const open = (things) => {
+  shown = things.map(({ item, name }) => ({ item, name, content: contentOf(state.run, item, name) }));
   element("viewer-stage").replaceChildren(...shown.map(({ content }) => content));
   element("viewer-other").hidden = element("viewer-auto").hidden = shown.length < 2;
   show(0);
   element("viewer").showModal();
 };
 
+export const close = () => element("viewer").close();
+
 element("viewer-other").addEventListener("click", toggle);
 element("viewer-auto").addEventListener("click", () => {
-  if (timer) return stop();
+  if (timer) {
+    stop();
+    return show(current);
+  }
   timer = setInterval(toggle, FLICKER);
   element("viewer-auto").setAttribute("aria-pressed", "true");
+  element("viewer-keep").hidden = true;
 });
 element("viewer-zoom").addEventListener("click", () => zoom(!zoomed()));
-element("viewer-close").addEventListener("click", () => element("viewer").close());
+element("viewer-close").addEventListener("click", close);
 element("viewer").addEventListener("close", () => {
   stop();
   zoom(false);
   element("viewer-stage").replaceChildren(); // a film or a sound ends with it
 });
 element("viewer").addEventListener("keydown", (event) => {
+  if (event.target.closest("audio, video")) return;
   if (event.key.toLowerCase() === "f") toggle();
   if (event.key.toLowerCase() === "z") zoom(!zoomed());
 });
