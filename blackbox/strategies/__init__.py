@@ -5,5 +5,6 @@ from blackbox.strategies.cma import CMAES
 from blackbox.strategies.gld import GLD
 from blackbox.strategies.gradient import GradientStrategy, LineSearch
 from blackbox.strategies.line_search import RankLineSearch
+from blackbox.strategies.preferential import PreferentialBayes
 
-__all__ = ["CMAES", "GLD", "GradientStrategy", "LineSearch", "RankLineSearch", "Strategy"]
+__all__ = ["CMAES", "GLD", "GradientStrategy", "LineSearch", "PreferentialBayes", "RankLineSearch", "Strategy"]
