@@ -43,10 +43,10 @@ class SmallClassifier(nn.Module):
 def load_classifier(path: str | Path) -> SmallClassifier:
     """From a safetensors file; UserError if it isn't one of this network."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            tensors = load_file(path)
+        tensors = load_file(path)
+        with torch.device("meta"):
             module = SmallClassifier(len(tensors.get("fc.bias", ())))
-            module.load_state_dict(tensors)
+        module.load_state_dict(tensors, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]
         raise UserError(f"classifier: {path} can't be read as a small classifier: {said}") from error

@@ -9,12 +9,16 @@ So every candidate is put back on that shell, z <- sqrt(d) z / |z|, before it is
     random-subspace  z = z0 - Q Q^T z0 + Q x, Q [d, size] orthonormal, drawn from the seed
     slerp            z = slerp(.. slerp(slerp(z0, z1, x1), z2, x2) .., x_size): along great circles towards further
                      latents, from x = 0
+    fixed            z = z0; nothing is searched
+
+The noise of a sampler's steps has the same law, and is parameterised in the same way, step by step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -25,16 +29,17 @@ from blackbox.seeds import derive_seed
 from problems.device import resolve_dtype
 
 Shape = tuple[int, int, int]
-KINDS = ("full", "low-frequency", "random-subspace", "slerp")
+KINDS = ("full", "low-frequency", "random-subspace", "slerp", "fixed")
+WHOLE = ("full", "fixed")  # have no size
 
 
 class Latent:
     """A parameterisation of latents.
 
     Args:
-        parameterisation: full, low-frequency, random-subspace or slerp.
+        parameterisation: full, low-frequency, random-subspace, slerp or fixed.
         size: frequencies along each axis (low-frequency), dimension (random-subspace) or number of further latents
-            (slerp). Not for full.
+            (slerp). Not for full and fixed.
         seed: of the first latent and of all else that is drawn.
         dtype: float32 or float64, of the numbers that are searched.
 
@@ -47,8 +52,8 @@ class Latent:
     ) -> None:
         if parameterisation not in KINDS:
             raise UserError(f"parameterisation: '{parameterisation}' is not one of {', '.join(KINDS)}.")
-        if (size is None) != (parameterisation == "full"):
-            must = "has no size" if parameterisation == "full" else "needs a size"
+        if (size is None) != (parameterisation in WHOLE):
+            must = "has no size" if parameterisation in WHOLE else "needs a size"
             raise UserError(f"size: the parameterisation '{parameterisation}' {must}.")
         if size is not None and size < 1:
             raise UserError(f"size must be 1 or more, not {size}.")
@@ -65,6 +70,8 @@ class Latent:
         z0 = on_shell(self._draw("latent", math.prod(shape)))
         if self.parameterisation == "full":
             return Parameterised(shape, z0.to(self.dtype), lambda x: x)
+        if self.parameterisation == "fixed":
+            return Parameterised(shape, torch.empty(0, dtype=self.dtype), lambda x: z0.expand(len(x), -1))
         if self.parameterisation == "slerp":
             others = [on_shell(self._draw(f"latent {i + 1}", math.prod(shape))) for i in range(self.size)]
             return Parameterised(shape, torch.zeros(self.size, dtype=self.dtype), lambda x: _chain(z0, others, x))
@@ -76,6 +83,15 @@ class Latent:
         start = basis.T @ z0
         rest = z0 - basis @ start
         return Parameterised(shape, start.to(self.dtype), lambda x: rest + x @ basis.T)
+
+    def of_steps(self, shape: Shape, steps: int) -> ParameterisedSteps:
+        """For the noise of each of so many steps; that of step i is drawn from the seed and i alone."""
+        each = []
+        for i in range(steps):
+            of_step = copy(self)
+            of_step.seed = derive_seed(self.seed, "step", i)
+            each.append(of_step.of_shape(shape))
+        return ParameterisedSteps(each)
 
     def _subspace(self, d: int) -> Tensor:
         draws = np.random.Generator(np.random.Philox(key=derive_seed(self.seed, "subspace")))
@@ -104,6 +120,23 @@ class Parameterised:
             raise UserError(f"candidates: [n, {len(self.start)}] is needed, got {list(vectors.shape)}.")
         flat = on_shell(self._map(vectors.detach().cpu().double()))
         return flat.float().reshape(len(vectors), *self.shape)
+
+
+class ParameterisedSteps:
+    """Vectors [n, k] -> noises [n, steps, c, h, w], each on the shell, float32; k counts the numbers of all steps.
+
+    Attributes:
+        start: [k], step after step.
+    """
+
+    def __init__(self, each: Sequence[Parameterised]) -> None:
+        self.start = torch.cat([one.start for one in each])
+        self._each = each
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """As ``Parameterised``."""
+        parts = torch.split(vectors, [len(one.start) for one in self._each], dim=1)
+        return torch.stack([one(part) for one, part in zip(self._each, parts, strict=True)], 1)
 
 
 def on_shell(latents: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Images as arrays and as PNG files that carry what renders them again.
 
 The text chunk "blackbox" of a file is JSON: the pipeline's settings (the prompt among them), the steps, the guidance
-scale, the seed, and the latent (float32, little-endian, base64).
+scale and the seed. What else the image was made from has chunks of its own, "blackbox-latent" and, where there are
+such, "blackbox-offset" and "blackbox-noise": the shape, a colon, and the numbers (float32, little-endian, base64).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from blackbox.errors import UserError
+from problems.diffusion.inputs import Inputs
 from problems.diffusion.pipeline import Pipeline
 
 KEY = "blackbox"
@@ -31,45 +33,62 @@ def as_picture(image: Tensor) -> Picture:
     return picture
 
 
-def save_picture(path: str | Path, picture: Picture, latent: Tensor, facts: Mapping[str, Any]) -> None:
-    """A PNG with the latent [c, h, w] and facts (``pipeline``, ``steps``, ``guidance``, ``seed``) embedded."""
+def save_picture(path: str | Path | BinaryIO, picture: Picture, inputs: Inputs, facts: Mapping[str, Any]) -> None:
+    """A PNG with the inputs of its one image and facts (``pipeline``, ``steps``, ``seed``) embedded."""
     from PIL import Image, PngImagePlugin
 
-    data = base64.b64encode(latent.contiguous().numpy().astype("<f4").tobytes()).decode()
     note = PngImagePlugin.PngInfo()
-    text = json.dumps({**facts, "latent": data, "shape": list(latent.shape)})
-    note.add_text(KEY, text, zip=True)
+    note.add_text(KEY, json.dumps({**facts, "guidance": inputs.guidance[0] if inputs.guidance else None}), zip=True)
+    for name, tensor in (("latent", inputs.latents), ("offset", inputs.offsets), ("noise", inputs.noises)):
+        if tensor is not None:
+            note.add_text(f"{KEY}-{name}", _to_text(tensor[0]))
     Image.fromarray(picture).save(path, "PNG", pnginfo=note)
 
 
-def read_picture(path: str | Path) -> tuple[Tensor, dict[str, Any]]:
-    """The latent [c, h, w] and the facts of a file that ``save_picture`` wrote; UserError if it isn't one."""
+def read_picture(path: str | Path) -> tuple[Inputs, dict[str, Any]]:
+    """The inputs of the one image and the facts of a file that ``save_picture`` wrote; UserError if it isn't one."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
-            text = picture.info.get(KEY)
-    except (OSError, UnidentifiedImageError) as error:
+            notes = dict(picture.info)
+    except (OSError, UnidentifiedImageError, ValueError) as error:
         raise UserError(f"{path} can't be read as a picture: {error}") from error
-    if not isinstance(text, str):
+    if not isinstance(notes.get(KEY), str):
         raise UserError(f"{path} holds no latent: it isn't a picture that was saved by `save_image`.")
     try:
-        facts = json.loads(text)
-        numbers = np.frombuffer(base64.b64decode(facts.pop("latent"), validate=True), "<f4").astype(np.float32)
-        return torch.from_numpy(numbers).reshape(facts.pop("shape")), facts
+        facts = json.loads(notes[KEY])
+        guidance = facts.pop("guidance")
+        offset, noise = (
+            _from_text(notes[f"{KEY}-{name}"])[None] if f"{KEY}-{name}" in notes else None
+            for name in ("offset", "noise")
+        )
+        scales = None if guidance is None else [float(guidance)]
+        return Inputs(_from_text(notes[f"{KEY}-latent"])[None], scales, offset, noise), facts
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: what it says about its latent is damaged ({error}).") from error
 
 
 def render_again(path: str | Path, device: str = "cpu") -> Picture:
-    """The image of a saved file, rendered anew from the latent in it: uint8 [h, w, c] or [h, w].
+    """The image of a saved file, rendered anew from what is in it: uint8 [h, w, c] or [h, w].
 
     Loads the pipeline that the file names (a local folder or a hub id), so open only files that you trust.
     Bit for bit the saved image on the same machine and versions.
     """
-    latent, facts = read_picture(path)
+    inputs, facts = read_picture(path)
     try:
-        pipeline, steps, guidance = Pipeline(**facts["pipeline"], device=device), int(facts["steps"]), facts["guidance"]
+        pipeline, steps = Pipeline.from_settings(facts["pipeline"], device), int(facts["steps"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: what it says about its pipeline is damaged ({error}).") from error
-    return as_picture(pipeline(latent[None], steps, None if guidance is None else [float(guidance)])[0])
+    return as_picture(inputs.rendered(pipeline, steps)[0])
+
+
+def _to_text(tensor: Tensor) -> str:
+    data = base64.b64encode(tensor.contiguous().numpy().astype("<f4").tobytes()).decode()
+    return f"{','.join(map(str, tensor.shape))}:{data}"
+
+
+def _from_text(text: str) -> Tensor:
+    shape, _, data = text.partition(":")
+    numbers = np.frombuffer(base64.b64decode(data, validate=True), "<f4").astype(np.float32)
+    return torch.from_numpy(numbers).reshape([int(size) for size in shape.split(",")])

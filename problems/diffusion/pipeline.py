@@ -1,4 +1,4 @@
-"""From latents to images: a diffusers pipeline with a scheduler that draws nothing.
+"""From latents to images: a diffusers pipeline with a scheduler that draws nothing by itself.
 
 A latent pipeline (with a VAE and a prompt, such as StableDiffusionPipeline) is called as it is. A pixel pipeline (an
 unconditional UNet, such as DDPMPipeline) is sampled by the loop here, as its own call takes no latents. Where such a
@@ -9,32 +9,26 @@ don't do so themselves: without it the multistep solvers overflow in the first, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackbox.errors import UserError
 from problems.device import resolve_device
-
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "dpm-solver": "DPMSolverMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
+from problems.diffusion.schedulers import Scheduler
 
 
 class Pipeline:
     """A pipeline and how it is sampled.
 
     Args:
-        path: a local folder or hub id of a diffusers pipeline; "tiny" is the built-in model of handwritten digits,
-            trained on first use (two or three minutes).
-        scheduler: ddim, dpm-solver, deis, pndm or unipc.
+        path: a local folder or hub id of a diffusers pipeline, with weights in safetensors; "tiny" is the built-in
+            model of handwritten digits, trained on first use (two or three minutes).
+        scheduler: a name, or a block of a name and its numbers.
         steps: of a preview, which is what candidates are judged by.
         final_steps: of the final picture.
         prompt: for latent pipelines only.
@@ -42,19 +36,20 @@ class Pipeline:
         guidance_scale: how strongly the prompt counts; 1 or less turns guidance off.
         batch_size: latents rendered at once.
         device: auto, cuda, mps or cpu.
+        local_files_only: never ask a hub; a hub id is then looked for in the hub's own cache on this machine.
 
     Attributes:
         shape: (c, h, w) of one latent.
 
     Raises:
-        UserError: a scheduler that draws noise or is unknown; no pipeline there; one of a kind that isn't supported; a
-            prompt for a pipeline that takes none.
+        UserError: an unknown scheduler; no pipeline there; one of a kind that isn't supported; a prompt for a pipeline
+            that takes none.
     """
 
     def __init__(
         self,
         path: str = "tiny",
-        scheduler: str = "ddim",
+        scheduler: str | Scheduler = "ddim",
         steps: int = 10,
         final_steps: int = 50,
         prompt: str = "",
@@ -62,27 +57,24 @@ class Pipeline:
         guidance_scale: float = 7.5,
         batch_size: int = 16,
         device: str = "cpu",
+        local_files_only: bool = False,
     ) -> None:
-        if scheduler not in SCHEDULERS:
-            raise UserError(
-                f"scheduler: '{scheduler}' is not one of {', '.join(SCHEDULERS)}. Others draw noise while they sample, "
-                "or weren't tried: the same latent must give the same image."
-            )
         for name, number in (("steps", steps), ("final_steps", final_steps), ("batch_size", batch_size)):
             if number < 1:
                 raise UserError(f"{name} must be 1 or more, not {number}.")
         if not math.isfinite(guidance_scale):
             raise UserError(f"guidance_scale must be finite, not {guidance_scale}.")
-        self.path, self.scheduler = path, scheduler
+        self.path = path
+        self.scheduler = Scheduler(scheduler) if isinstance(scheduler, str) else scheduler
         self.steps, self.final_steps = steps, final_steps
         self.prompt, self.negative_prompt = prompt, negative_prompt
         self.guidance_scale = guidance_scale
         self.batch_size = batch_size
         self.device = resolve_device(device)
-        self._pipe = _load(path).to(self.device)
+        self._pipe = _load(path, local_files_only).to(self.device)
         self._pixels = not hasattr(self._pipe, "vae")
-        self._clips = self._pixels and scheduler != "ddim" and _clips(self._pipe.scheduler.config)
-        self._pipe.scheduler = _scheduler(scheduler, self._pipe.scheduler.config)
+        self._clips = self._pixels and not self.scheduler.clips and _clips(self._pipe.scheduler.config)
+        self._pipe.scheduler = self.scheduler.make(self._pipe.scheduler.config)
         self._pipe.set_progress_bar_config(disable=True)
         if self._pixels and (prompt or negative_prompt):
             raise UserError(f"prompt: {path} is a pipeline without text; it takes no prompt.")
@@ -98,54 +90,110 @@ class Pipeline:
         """Whether there is text, and so guidance."""
         return not self._pixels
 
-    def settings(self) -> dict[str, Any]:
-        """What renders the same image again, as constructor arguments; the device is left to the reader."""
-        names = ("path", "scheduler", "steps", "final_steps", "prompt", "negative_prompt", "guidance_scale")
-        return {name: getattr(self, name) for name in names}
+    @property
+    def unet(self) -> nn.Module:
+        """The network that is called at every step."""
+        found: nn.Module = self._pipe.unet
+        return found
 
-    @torch.inference_mode()
-    def __call__(self, latents: Tensor, steps: int, guidance: Sequence[float] | None = None) -> Tensor:
+    @cached_property
+    def embedding(self) -> Tensor:
+        """The prompt's embedding [tokens, width], float32 on the CPU; UserError where there isn't one such."""
+        return self._embeddings[0].float().cpu()
+
+    @cached_property
+    def _embeddings(self) -> tuple[Tensor, Tensor]:
+        """Those of the prompt and of the negative prompt, [tokens, width] each, as the pipeline takes them."""
+        if self._pixels:
+            raise UserError(f"{self.path} is a pipeline without text; it has no prompt embedding.")
+        with torch.no_grad():
+            found = self._pipe.encode_prompt(
+                prompt=self.prompt,
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=True,
+                negative_prompt=self.negative_prompt,
+            )
+        if len(found) != 2 or any(one.ndim != 3 for one in found):
+            raise UserError(
+                f"prompt_offset: {type(self._pipe).__name__} has no single prompt embedding; one that encodes a prompt "
+                "as StableDiffusionPipeline does is needed."
+            )
+        return found[0][0], found[1][0]
+
+    def settings(self) -> dict[str, Any]:
+        """What renders the same image again, as values of JSON for ``from_settings``; the device is the reader's."""
+        names = ("path", "steps", "final_steps", "prompt", "negative_prompt", "guidance_scale")
+        return {name: getattr(self, name) for name in names} | {"scheduler": self.scheduler.settings()}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], device: str = "cpu") -> Pipeline:
+        """The pipeline that gave these ``settings``; TypeError for keys that aren't its own."""
+        return cls(**{**settings, "scheduler": Scheduler(**settings["scheduler"])}, device=device)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        latents: Tensor,
+        steps: int,
+        guidance: Sequence[float] | None = None,
+        offsets: Tensor | None = None,
+        noises: Tensor | None = None,
+    ) -> Tensor:
         """Images of latents.
 
         Args:
             latents: floating point [n, c, h, w], finite.
             steps: of the scheduler.
             guidance: one guidance scale for each latent; the pipeline's if left out.
+            offsets: [n, tokens, width], added to the prompt's embedding; as ``latents`` in type.
+            noises: [n, steps, c, h, w], of every step, where the scheduler adds noise and only there.
 
         Returns:
             float32 [n, channels, height, width] in [0, 1], on the CPU.
 
         Raises:
-            UserError: latents of another shape, of whole numbers or not finite.
+            UserError: an input of another shape, of whole numbers or not finite; one that this pipeline doesn't take.
         """
-        if latents.ndim != 4 or tuple(latents.shape[1:]) != self.shape:
-            raise UserError(f"latents: [n, {', '.join(map(str, self.shape))}] is needed, got {list(latents.shape)}.")
-        if not latents.is_floating_point():
-            raise UserError(f"latents: floating point is needed, got {latents.dtype}.")
-        if not torch.isfinite(latents).all():
-            raise UserError("latents: some are not finite.")
-        if guidance is not None and self._pixels:
-            raise UserError(f"guidance: {self.path} is a pipeline without text; it has no guidance.")
-        latents = latents.to(self.device, torch.float32)
-        if guidance is not None:  # a call takes one scale for all
-            pairs = zip(latents, guidance, strict=True)
-            images = [self._with_prompt(latent[None], steps, scale) for latent, scale in pairs]
-        elif self._pixels:
-            images = [self._without_prompt(part, steps) for part in torch.split(latents, self.batch_size)]
-        else:
-            parts = torch.split(latents, self.batch_size)
-            images = [self._with_prompt(part, steps, self.guidance_scale) for part in parts]
+        _check("latents", latents, (*latents.shape[:1], *self.shape))
+        n = len(latents)
+        if guidance is not None:
+            if self._pixels:
+                raise UserError(f"guidance: {self.path} is a pipeline without text; it has no guidance.")
+            if len(guidance) != n:
+                raise UserError(f"guidance: {n} scales are needed, one for each latent; got {len(guidance)}.")
+        if offsets is not None:
+            _check("offsets", offsets, (n, *self.embedding.shape))
+        if (noises is not None) != self.scheduler.noisy:
+            must = "needs noises for every step" if self.scheduler.noisy else "adds no noise; it takes none"
+            raise UserError(f"noises: the scheduler '{self.scheduler.name}' {must}.")
+        if noises is not None:
+            _check("noises", noises, (n, steps, *self.shape))
+        size = self.batch_size if guidance is None else 1  # a call takes one scale for all
+        images = []
+        for start in range(0, n, size):
+            part = slice(start, start + size)
+            if noises is not None:
+                self._pipe.scheduler.noises = noises[part].to(self.device, torch.float32)
+            x = latents[part].to(self.device, torch.float32)
+            if self._pixels:
+                images.append(self._without_prompt(x, steps))
+            else:
+                scale = self.guidance_scale if guidance is None else guidance[start]
+                images.append(self._with_prompt(x, steps, scale, None if offsets is None else offsets[part]))
         return torch.cat(images).float().cpu().clamp(0, 1)
 
-    def _with_prompt(self, latents: Tensor, steps: int, guidance: float) -> Tensor:
+    def _with_prompt(self, latents: Tensor, steps: int, guidance: float, offsets: Tensor | None) -> Tensor:
         n = len(latents)
+        text: dict[str, Any] = {"prompt": [self.prompt] * n, "negative_prompt": [self.negative_prompt] * n}
+        if offsets is not None:
+            prompt, negative = self._embeddings
+            text = {
+                "prompt_embeds": prompt + offsets.to(prompt),
+                "negative_prompt_embeds": negative.expand(n, *negative.shape),
+            }
         found: Tensor = self._pipe(
-            prompt=[self.prompt] * n,
-            negative_prompt=[self.negative_prompt] * n,
-            latents=latents,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            output_type="pt",
+            **text, latents=latents, num_inference_steps=steps, guidance_scale=guidance, output_type="pt"
         ).images
         return found
 
@@ -157,7 +205,7 @@ class Pipeline:
             epsilon = unet(scheduler.scale_model_input(x, time), time).sample
             if self._clips:
                 epsilon = _clipped(epsilon, x, scheduler.alphas_cumprod[int(time)].to(x))
-            x = scheduler.step(epsilon, time, x).prev_sample
+            x = scheduler.step(epsilon, time, x, return_dict=False)[0]
         return x / 2 + 0.5
 
 
@@ -171,14 +219,17 @@ def _clips(config: Any) -> bool:
     return bool(config.get("clip_sample")) and config.get("prediction_type", "epsilon") == "epsilon"
 
 
-def _scheduler(name: str, config: Any) -> Any:
-    import diffusers
+def _check(name: str, given: Tensor, shape: tuple[int, ...]) -> None:
+    """What the pipeline would fail on deep inside, or silently take for something else."""
+    if tuple(given.shape) != shape:
+        raise UserError(f"{name}: [{', '.join(map(str, shape))}] is needed, got {list(given.shape)}.")
+    if not given.is_floating_point():
+        raise UserError(f"{name}: floating point is needed, got {given.dtype}.")
+    if not torch.isfinite(given).all():
+        raise UserError(f"{name}: some are not finite.")
 
-    more = {"skip_prk_steps": True} if name == "pndm" else {}
-    return getattr(diffusers, SCHEDULERS[name]).from_config(config, **more)
 
-
-def _load(path: str) -> Any:
+def _load(path: str, local_files_only: bool) -> Any:
     try:
         import diffusers
     except ImportError as error:
@@ -192,13 +243,21 @@ def _load(path: str) -> Any:
     try:
         with torch.random.fork_rng(devices=[]):  # a module's first weights are drawn before they are overwritten
             kind: Any = diffusers.DiffusionPipeline
-            pipe = kind.from_pretrained(path)
+            # No weights but safetensors: anything else would be unpickled.
+            pipe = kind.from_pretrained(path, use_safetensors=True, local_files_only=local_files_only)
     except Exception as error:  # the hub, the folder and its files may fail in many ways
         said = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise UserError(f"path: no diffusers pipeline could be loaded from '{path}': {said[0]}") from error
+        what = "folder" if Path(path).exists() else "hub id (there is no such folder here)"
+        raise UserError(f"path: no diffusers pipeline could be loaded from the {what} '{path}': {said[0]}") from error
     if not hasattr(pipe, "unet") or (hasattr(pipe, "vae") and not hasattr(pipe, "text_encoder")):
         raise UserError(
             f"path: {type(pipe).__name__} is not supported; a pipeline with a UNet is needed, with a VAE and a text "
             "encoder (as StableDiffusionPipeline) or with neither (as DDPMPipeline)."
+        )
+    config = pipe.unet.config
+    if config.out_channels != config.in_channels:
+        raise UserError(
+            f"path: the UNet of '{path}' has {config.in_channels} channels in and {config.out_channels} out; one that "
+            "predicts noise alone is needed, with as many out as in."
         )
     return pipe

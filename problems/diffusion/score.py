@@ -1,4 +1,4 @@
-"""What an image is worth: a classifier's opinion, the distance to a picture, or any function of one's own."""
+"""What an image is worth: by a classifier, by CLIP, by the distance to a picture, or by a function of one's own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 from blackbox.config.registry import imported
 from blackbox.errors import UserError
 from problems.diffusion.classifier import load_classifier
+from problems.diffusion.clip import Clip
 
 ImageFunction = Callable[[Tensor], Tensor]
 
@@ -22,13 +23,14 @@ class Score:
     """Values of images.
 
     Args:
-        kind: "classifier" (higher is better); "target-image", the mean squared difference from a picture (lower is
-            better); or the import path of a function: images float32 [n, c, h, w] in [0, 1] -> values [n].
+        kind: "classifier" or "clip" (higher is better); "target-image", the mean squared difference from a picture
+            (lower is better); or the import path of a function: images float32 [n, c, h, w] in [0, 1] -> values [n].
         label: the class whose score counts (classifier).
         value: the probability of the class, or its logit, which still tells apart what is hopeless (classifier).
         classifier: "tiny", the built-in one of digits; a safetensors file of the same network; or the import path of a
             module, or of a class or function that gives one: images as above -> logits [n, classes].
         target: a picture's file, resized to the images' size (target-image).
+        clip: the model and what it looks for (clip).
         maximize: whether higher is better; for a function of one's own, where false is the default.
 
     Raises:
@@ -42,21 +44,25 @@ class Score:
         value: Literal["logit", "probability"] = "probability",
         classifier: str = "tiny",
         target: str | None = None,
+        clip: Clip | None = None,
         maximize: bool | None = None,
     ) -> None:
         own = ":" in kind
-        if not own and kind not in ("classifier", "target-image"):
+        if not own and kind not in ("classifier", "clip", "target-image"):
             raise UserError(
-                f"kind: '{kind}' is not classifier, target-image or an import path such as my_module:brightness."
+                f"kind: '{kind}' is not classifier, clip, target-image or an import path such as my_module:brightness."
             )
         if not own and maximize is not None:
             raise UserError(f"maximize: the kind '{kind}' knows itself; only a function of your own is told.")
         if (target is not None) != (kind == "target-image"):
             raise UserError("target: the file of a picture goes with the kind 'target-image', and only with it.")
+        if (clip is not None) != (kind == "clip"):
+            raise UserError("clip: a model and a text go with the kind 'clip', and only with it.")
         if value not in ("logit", "probability"):
             raise UserError(f"value: '{value}' is neither logit nor probability.")
         self.kind, self.label, self.value = kind, label, value
-        self.maximize = kind == "classifier" or bool(maximize)
+        self.maximize = kind in ("classifier", "clip") or bool(maximize)
+        self._clip = clip
         self._function: ImageFunction | None = imported(kind) if own else None
         self.classifier = _classifier(classifier) if kind == "classifier" else None
         self._target = _picture(target) if target is not None else None
@@ -68,6 +74,8 @@ class Score:
             logits = self._logits(images)
             values = logits if self.value == "logit" else logits.softmax(1)
             return values[:, self.label]
+        if self._clip is not None:
+            return self._clip(images)
         if self._target is not None:
             return ((images - _fitted(self._target, images)) ** 2).mean((1, 2, 3)).double()
         assert self._function is not None

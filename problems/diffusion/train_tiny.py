@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blackbox.errors import UserError
-from problems.assets import _install, cache_folder
+from blackbox.seeds import derive_seed
+from problems.assets import cache_folder, install
 from problems.diffusion.classifier import SmallClassifier
+from problems.diffusion.initial import drawn
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-VERSION = "digits-1"
+VERSION = "digits-2"
 
 
 def tiny_folder() -> Path:
@@ -35,7 +37,7 @@ def tiny_folder() -> Path:
     folder = cache_folder() / "models" / f"diffusion-{VERSION}"
     if not folder.is_dir():
         print("Training the built-in diffusion model of digits; it takes two or three minutes, once.", file=sys.stderr)
-    return _install(folder, lambda into: train(into, *digits()))
+    return install(folder, lambda into: train(into, *digits()))
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -65,38 +67,45 @@ def fashion_mnist(folder: Path = DEBIAN) -> tuple[Tensor, Tensor]:
 
 
 def train(folder: Path, images: Tensor, labels: Tensor, steps: int = 2000, seed: int = 0) -> None:
-    """Trains both models and saves them in ``folder``; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        train_ddpm(folder / "pipeline", images, steps)
-        classifier = train_classifier(images, labels, max(steps // 3, 1))
+    """Trains both models and saves them in ``folder``; all that is drawn comes from the seed."""
+    train_ddpm(folder / "pipeline", images, steps, _generator(seed, "ddpm"))
+    classifier = train_classifier(images, labels, max(steps // 3, 1), _generator(seed, "classifier"))
     save_file(classifier.state_dict(), folder / "classifier.safetensors")
 
 
-def train_ddpm(folder: Path, images: Tensor, steps: int, batch: int = 64, rate: float = 2e-3) -> None:
+def _generator(seed: int, role: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, role))
+
+
+def train_ddpm(
+    folder: Path, images: Tensor, steps: int, generator: torch.Generator, batch: int = 64, rate: float = 2e-3
+) -> None:
     """Squared error of the noise with min-SNR weights (gamma 5, arXiv:2303.09556); the mean of weights is kept."""
     import diffusers
 
     kit: Any = diffusers
-    unet = kit.UNet2DModel(
-        sample_size=images.shape[-1],
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(24, 48),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
-        attention_head_dim=8,
-    )
+    with torch.device("meta"):
+        unet = kit.UNet2DModel(
+            sample_size=images.shape[-1],
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(24, 48),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            norm_num_groups=8,
+            attention_head_dim=8,
+        )
+    unet = drawn(unet, generator)
     scheduler = kit.DDPMScheduler(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
     average = torch.optim.swa_utils.AveragedModel(unet, avg_fn=lambda mean, new, _: torch.lerp(mean, new, 0.005))
     optimizer = torch.optim.AdamW(unet.parameters(), rate, weight_decay=1e-4)
     course = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
     for _ in range(steps):
-        clean = 2 * images[torch.randint(len(images), (batch,))] - 1
-        noise = torch.randn_like(clean)
-        times = ((torch.arange(batch) + torch.rand(batch)) * 1000 / batch).long()  # one in each of equal intervals
+        clean = 2 * images[torch.randint(len(images), (batch,), generator=generator)] - 1
+        noise = torch.randn(clean.shape, generator=generator)
+        within = torch.rand(batch, generator=generator)
+        times = ((torch.arange(batch) + within) * 1000 / batch).long()  # one in each of equal intervals
         noisy = scheduler.add_noise(clean, noise, times)
         alpha = scheduler.alphas_cumprod[times]
         weight = (5 * (1 - alpha) / alpha).clamp(max=1)
@@ -111,15 +120,17 @@ def train_ddpm(folder: Path, images: Tensor, steps: int, batch: int = 64, rate: 
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, steps: int, batch: int = 64, rate: float = 5e-3
+    images: Tensor, labels: Tensor, steps: int, generator: torch.Generator, batch: int = 64, rate: float = 5e-3
 ) -> SmallClassifier:
     """Cross-entropy with label smoothing, on lightly noised images."""
-    module = SmallClassifier(int(labels.max()) + 1).train()
+    with torch.device("meta"):
+        module = SmallClassifier(int(labels.max()) + 1)
+    module = drawn(module, generator).train()
     optimizer = torch.optim.AdamW(module.parameters(), rate)
     course = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,))
-        seen = images[chosen] + 0.05 * torch.randn(batch, *images.shape[1:])
+        chosen = torch.randint(len(images), (batch,), generator=generator)
+        seen = images[chosen] + 0.05 * torch.randn(batch, *images.shape[1:], generator=generator)
         loss: Any = functional.cross_entropy(module(seen), labels[chosen], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
