@@ -1,4 +1,4 @@
-"""What is answered: Values, Ranking, Preferences or Failed, always with the ids of the queries.
+"""What is answered: Values, Slopes, Ranking, Preferences or Failed, always with the ids of the queries.
 
 Lower is better. A ranking is never turned into numbers, a failure is never a large number, and a NaN never gets this
 far: oracles turn it into Failed.
@@ -43,6 +43,30 @@ class Values:
         if not np.isfinite(self.values).all():
             bad = [i for i, row in zip(self.ids, self.values, strict=True) if not np.isfinite(row).all()]
             raise UserError(f"The value of query {bad[0]} is not finite. Answer Failed(('{bad[0]}',), reason) instead.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slopes:
+    """Derivatives along probes, from an oracle that has access to the model; see ``oracles.DerivativeOracle``.
+
+    ``slopes`` float64 [n]: d/dt f(base + t * displacement of query ids[i]) at t = 0. ``values`` float64 [n]: f(base).
+    """
+
+    ids: tuple[str, ...]
+    slopes: FloatArray
+    values: FloatArray
+    cost: Cost = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.slopes.shape == self.values.shape == (len(self.ids),):
+            raise UserError(
+                f"Slopes of {len(self.ids)} queries must have shape [{len(self.ids)}], and as many values; not "
+                f"{list(self.slopes.shape)} and {list(self.values.shape)}."
+            )
+        bad = ~(np.isfinite(self.slopes) & np.isfinite(self.values))
+        if bad.any():
+            first = self.ids[int(bad.argmax())]
+            raise UserError(f"The slope of query {first} is not finite. Answer Failed(('{first}',), reason) instead.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +114,7 @@ class Failed:
     cost: Cost = field(default_factory=dict)
 
 
-Feedback = Values | Ranking | Preferences | Failed
+Feedback = Values | Slopes | Ranking | Preferences | Failed
 
 
 class Answers:
@@ -101,6 +125,7 @@ class Answers:
         self.failed: dict[str, str] = {}
         self.rankings: list[Ranking] = []
         self.preferences: list[Preferences] = []
+        self._slopes: dict[str, tuple[float, float]] = {}
         for one in feedback:
             self.add(one)
 
@@ -109,12 +134,25 @@ class Answers:
         match feedback:
             case Values():
                 self._parts.append(feedback)
+            case Slopes():
+                pairs = zip(feedback.slopes.tolist(), feedback.values.tolist(), strict=True)
+                self._slopes.update(zip(feedback.ids, pairs, strict=True))
             case Failed():
                 self.failed.update(dict.fromkeys(feedback.ids, feedback.reason))
             case Ranking():
                 self.rankings.append(feedback)
             case Preferences():
                 self.preferences.append(feedback)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing but failures came."""
+        return not (self._parts or self._slopes or self.rankings or self.preferences)
+
+    def slopes(self, ids: Sequence[str]) -> tuple[FloatArray, FloatArray]:
+        """Slopes and values, float64 [n] each; NaN where a query failed."""
+        found = np.array([self._slopes.get(i, (np.nan, np.nan)) for i in ids], dtype=np.float64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
 
     def values(self, ids: Sequence[str]) -> FloatArray:
         """float64 [n] or [n, batch]; the row of a failed query is NaN, so arithmetic on it can't go unnoticed."""

@@ -10,7 +10,7 @@ from itertools import groupby
 from torch import Tensor
 
 from blackbox.estimators.base import Plan, Round
-from blackbox.feedback import Feedback, Preferences, Ranking, Values
+from blackbox.feedback import Feedback, Preferences, Ranking, Slopes, Values
 from blackbox.parameters import Parameters
 from blackbox.probe import CURRENT, DenseCandidate, Payload, Query, ids_of
 from blackbox.result import Best
@@ -88,6 +88,8 @@ class Phase:
         cost = {coin: amount * len(rows) / len(feedback.ids) for coin, amount in feedback.cost.items()}
         if isinstance(feedback, Values):
             return Values(ids, feedback.values[rows], cost)
+        if isinstance(feedback, Slopes):
+            return Slopes(ids, feedback.slopes[rows], feedback.values[rows], cost)
         return replace(feedback, ids=ids, cost=cost)
 
     def about(self, query_id: str, rater: str) -> list[Feedback]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blackbox.feedback import Failed, Feedback, Preferences, Ranking, Values
+from blackbox.feedback import Failed, Feedback, Preferences, Ranking, Slopes, Values
 from blackbox.journal import Journal
 
 
@@ -16,6 +16,9 @@ def to_record(feedback: Feedback, journal: Journal, omit_ids: bool = False) -> d
     match feedback:
         case Values():
             return {"kind": "values", "values": journal.pack(feedback.values), **record}
+        case Slopes():
+            packed = {"slopes": journal.pack(feedback.slopes), "values": journal.pack(feedback.values)}
+            return {"kind": "slopes", **packed, **record}
         case Failed():
             return {"kind": "failed", "reason": feedback.reason, **record}
         case Ranking():
@@ -35,6 +38,8 @@ def from_record(record: dict[str, Any], journal: Journal, ids: tuple[str, ...]) 
     match record["kind"]:
         case "values":
             return Values(ids, journal.unpack(record["values"]), cost)
+        case "slopes":
+            return Slopes(ids, journal.unpack(record["slopes"]), journal.unpack(record["values"]), cost)
         case "failed":
             return Failed(ids, record["reason"], cost)
         case "ranking":

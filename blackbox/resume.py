@@ -104,9 +104,9 @@ def _told(records: Sequence[Record]) -> list[frozenset[str]]:
             case {"kind": "asked"}:
                 stem = f"{record['step']}.{record['phase']}."
                 phases.append(set())
-            case {"kind": "values" | "failed", "ids": ids}:
+            case {"kind": "values" | "slopes" | "failed", "ids": ids}:
                 phases[-1].update(ids)
-            case {"kind": "values", "values": packed}:
+            case {"kind": "values" | "slopes", "values": packed}:
                 count = packed["shape"][0] if isinstance(packed, dict) else len(packed)
                 phases[-1].update(f"{stem}{i}" for i in range(count))
             case {"kind": "ranking"}:
@@ -126,7 +126,7 @@ def _replay(session: Session, record: Record, journal: Journal) -> None:
                 raise _elsewhere(journal, f"asks step {record['step']}, phase {record['phase']}")
             session.ask(record["progress"])
             phase.repeated = False
-        case "values" | "ranking" | "preferences" | "failed":
+        case "values" | "slopes" | "ranking" | "preferences" | "failed":
             if session._phase is None:
                 raise _elsewhere(journal, "holds an answer")
             feedback = from_record(record, journal, session._phase.ids)

@@ -67,10 +67,18 @@ class Round:
         return _ids(self.step, phase, 0, count)
 
 
-@lru_cache(maxsize=64)  # as with seeds: for the plan and for the estimate
 def _ids(step: int, phase: int, first: int, count: int) -> tuple[str, ...]:
+    return (_few_ids if count <= _FEW else _many_ids)(step, phase, first, count)
+
+
+@lru_cache(maxsize=64)  # as with seeds: for the plan and for the estimate
+def _few_ids(step: int, phase: int, first: int, count: int) -> tuple[str, ...]:
     stem = f"{step}.{phase}."
     return tuple([stem + str(i) for i in range(first, first + count)])
+
+
+_FEW = 4096
+_many_ids = lru_cache(maxsize=2)(_few_ids.__wrapped__)  # a round of coordinates has megabytes of ids
 
 
 @dataclass(frozen=True, slots=True)
