@@ -1,8 +1,10 @@
 """Optimizers: apply a direction to the parameters."""
 
+from blackbox.optimizers.adamm import AdaMM
 from blackbox.optimizers.base import NO_DECAY, Optimizer
 from blackbox.optimizers.schedules import Schedule
 from blackbox.optimizers.sgd import SGD
+from blackbox.optimizers.sign_sgd import SignSGD
 from blackbox.optimizers.torch_adapter import TorchOptimizer
 
-__all__ = ["NO_DECAY", "SGD", "Optimizer", "Schedule", "TorchOptimizer"]
+__all__ = ["NO_DECAY", "SGD", "AdaMM", "Optimizer", "Schedule", "SignSGD", "TorchOptimizer"]
