@@ -13,3 +13,7 @@ class StaleAnswerError(UserError):
 
 class JournalError(UserError):
     """A run folder that cannot be opened, resumed or written."""
+
+
+class BudgetSpent(UserError):
+    """More was about to be asked than a budget allows; nothing was asked."""
