@@ -21,6 +21,7 @@ class Budget:
         episodes: episodes of an environment.
         environment_steps: time steps of an environment; known afterwards, so the round that passes the limit is
             still made.
+        money: what a service charges, in the currency of the oracle's prices.
         minutes: wall time of the run, over all its resumptions.
         steps: completed steps.
         target: stop once a value at or below this was seen.
@@ -32,6 +33,7 @@ class Budget:
     tokens: float | None = None
     episodes: float | None = None
     environment_steps: float | None = None
+    money: float | None = None
     minutes: float | None = None
     steps: int | None = None
     target: float | None = None
@@ -80,4 +82,5 @@ _COINS = {
     "tokens": Status.TOKENS,
     "episodes": Status.EPISODES,
     "environment_steps": Status.ENVIRONMENT_STEPS,
+    "money": Status.MONEY,
 }

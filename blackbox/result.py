@@ -21,6 +21,7 @@ class Status(Enum):
     TOKENS = "The budget of tokens is spent."
     EPISODES = "The budget of episodes is spent."
     ENVIRONMENT_STEPS = "The budget of environment steps is spent."
+    MONEY = "The budget of money is spent."
     TIME = "The time is up."
     STEPS = "The steps asked for are done."
     TARGET = "The target value was reached."

@@ -1,0 +1,1 @@
+"""Randomised smoothing: classifiers whose answers are certified within a radius."""
