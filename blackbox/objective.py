@@ -46,6 +46,23 @@ class StackedObjective(ModuleObjective, Protocol):
         ...
 
 
+@runtime_checkable
+class LayeredObjective(ModuleObjective, Protocol):
+    """A module objective that lets executions look at its layers: ``values`` are the losses of the module's outputs.
+
+    The module takes one batched tensor and gives one. If the losses are the cross-entropy of logits [batch, classes],
+    ``targets(context)``, int64 [batch], may be offered besides: the last linear layer then has a closed form.
+    """
+
+    def inputs(self, context: Context) -> Tensor:
+        """[batch, ...]: what the module is called with."""
+        ...
+
+    def losses(self, outputs: Tensor, context: Context) -> Tensor:
+        """Outputs of k copies of the batch [k, batch, ...] -> values [k, batch]. Lower is better."""
+        ...
+
+
 Objective = VectorObjective | ModuleObjective
 
 

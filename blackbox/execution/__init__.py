@@ -3,13 +3,16 @@
 from blackbox.execution.base import Execution, Outcome
 from blackbox.execution.batched import Batched, materialise
 from blackbox.execution.in_place import InPlace
+from blackbox.execution.layers import LayerAccess
 from blackbox.execution.write_free import WriteFree
-from blackbox.objective import ModuleObjective, Objective
+from blackbox.objective import LayeredObjective, ModuleObjective, Objective
 
 
 def choose(objective: Objective) -> Execution:
-    """The default execution: write-free for a module, batched for a function of vectors."""
+    """The default: batched for a function of vectors, write-free for a module, by its layers if it offers them."""
+    if isinstance(objective, LayeredObjective):
+        return LayerAccess()
     return WriteFree() if isinstance(objective, ModuleObjective) else Batched()
 
 
-__all__ = ["Batched", "Execution", "InPlace", "Outcome", "WriteFree", "choose", "materialise"]
+__all__ = ["Batched", "Execution", "InPlace", "LayerAccess", "Outcome", "WriteFree", "choose", "materialise"]

@@ -1,0 +1,1 @@
+"""Networks trained from scratch by forward passes."""
