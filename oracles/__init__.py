@@ -2,9 +2,11 @@
 
 from oracles.base import BaseOracle, HumanOracle, LocalOracle, Oracle, RankingOracle, ValueOracle
 from oracles.cached import Cached
+from oracles.derivative import DerivativeOracle
 from oracles.function import FunctionOracle
 from oracles.objective import ObjectiveOracle
 from oracles.ranking import Pairwise, Ranked, Rater
+from oracles.replayed import ReplayedComparisons, ReplayedRatings
 from oracles.timed_out import TimedOut
 from oracles.wrappers import Counted, Noisy, Retried, Wrapper
 
@@ -12,6 +14,7 @@ __all__ = [
     "BaseOracle",
     "Cached",
     "Counted",
+    "DerivativeOracle",
     "FunctionOracle",
     "HumanOracle",
     "LocalOracle",
@@ -22,6 +25,8 @@ __all__ = [
     "Ranked",
     "RankingOracle",
     "Rater",
+    "ReplayedComparisons",
+    "ReplayedRatings",
     "Retried",
     "TimedOut",
     "ValueOracle",

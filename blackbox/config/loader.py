@@ -74,7 +74,7 @@ class Config:
     def resolved(self) -> dict[str, Any]:
         """Every block with its defaults filled in, as YAML values."""
         run = self.run_block.dump() | {"name": self.name}
-        if any(":" in block.name for block in self.blocks):
+        if any(_looks_beside(block) for block in self.blocks):
             run["imports"] = [str(p.resolve()) for p in _folders(self.source, self.run.imports)[:-1]]
         blocks: dict[str, Any] = {
             "problem": self.problem and self.problem.dump(),
@@ -198,6 +198,11 @@ def check_build(config: Config) -> None:
         config.budget.build()
         if config.execution is not None:
             config.execution.build()
+
+
+def _looks_beside(block: Block) -> bool:
+    """Whether a block names something that may lie beside the configuration: an import path, a program."""
+    return ":" in block.name or "command" in block.arguments or any(map(_looks_beside, block.nested))
 
 
 def _folders(source: Source, imports: Sequence[str]) -> list[Path]:
