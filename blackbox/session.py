@@ -37,6 +37,7 @@ from blackbox.seeds import derive_seed
 from blackbox.steering import Steer
 from blackbox.strategies.base import Strategy
 
+_KNOWN_IDS = 1 << 16
 Replay = Callable[[Sequence[Query], Parameters], None]
 
 
@@ -276,7 +277,7 @@ class Session:
         with held_back():  # half a step could not be undone
             for feedback in phase.feedback:
                 self._answers.add(feedback)
-            self._told.append(phase.ids)
+            self._note_told(phase.ids)
             round = phase.round
             self._open(round, phase.number + 1)
             if self._phase is not None:
@@ -290,6 +291,13 @@ class Session:
             known = {"value": value} if isfinite(value) else {}
             self._record({**record, **known, "seconds": float(f"{self.seconds:.3f}")}, flush=False)
         return info
+
+    def _note_told(self, ids: Collection[str]) -> None:
+        """Repeats of these answers are dropped in silence; of rounds with many queries, only the last few are known."""
+        self._told.append(ids)
+        if len(ids) * 256 > _KNOWN_IDS:
+            while len(self._told) > 2 and sum(map(len, self._told)) > _KNOWN_IDS:
+                self._told.popleft()
 
     def flush(self) -> None:
         """Carry out a deferred update now, and say so in the journal: where it happens can change bits."""

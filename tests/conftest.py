@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import rich.style  # noqa: F401 - draws a number when it is first imported, which is no test's doing
 import torch
 
 from blackbox.testing.devices import DEVICES, NO_CUDA

@@ -11,6 +11,7 @@ from blackbox.budget import Budget
 from blackbox.errors import UserError
 from blackbox.estimators import CoordinateWise
 from blackbox.execution import LayerAccess, WriteFree, choose
+from blackbox.execution.layers.fused import relu_difference
 from blackbox.noise import Coordinate, Rademacher
 from blackbox.optimizers import SGD, Schedule
 from blackbox.parameters import Parameters
@@ -278,3 +279,24 @@ def test_descent_by_coordinates_goes_where_gradient_descent_goes() -> None:
     torch.testing.assert_close(parameters.flat(), there, rtol=0, atol=1e-5)
     start = Parameters.from_module(objective_of("convolutional").module).flat()
     assert (there - start).abs().max() > 0.02
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_fused_relu_is_the_difference_of_two(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def images(*shape: int) -> Tensor:
+        flat = torch.randn(*shape, generator=generator, dtype=torch.float64).flatten(0, -4).to(dtype)
+        return flat.contiguous(memory_format=torch.channels_last).unflatten(0, shape[:-3])
+
+    for copies, width in ((1, 32), (3, 32), (1, 16), (2, 48)):
+        base = images(8, 16, width, 64)
+        one, other = images(copies, 8, 16, width, 64), images(copies, 8, 16, width, 64)
+        lower, cut = -base, (-base).clamp_min(0)
+        for second in (None, other):
+            total = one if second is None else one + second
+            wide = base.double()
+            expected = (wide + total.double()).relu() - wide.relu()
+            found = relu_difference(one, second, lower, cut)
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=8 * 3 * torch.finfo(dtype).eps)

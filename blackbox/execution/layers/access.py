@@ -57,7 +57,7 @@ class LayerAccess(Execution):
         elements: numbers of one node held at once; changes are carried in portions of it.
     """
 
-    def __init__(self, precision: Literal["exact", "bfloat16"] = "exact", elements: int = 1 << 20) -> None:
+    def __init__(self, precision: Literal["exact", "bfloat16"] = "exact", elements: int = 1 << 21) -> None:
         if precision not in ("exact", "bfloat16"):
             raise UserError(f"precision is 'exact' or 'bfloat16', not {precision!r}.")
         if elements < 1:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from blackbox.execution.layers.fused import relu_difference
 from blackbox.execution.layers.graph import Graph
 
 _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -46,11 +47,13 @@ class Difference:
         values: [k, batch, channels, ...].
         start: the first of the channels in ``values``, all others being 0; None if all channels are there.
         scaled: whether the batch norm after this node has been applied already.
+        plus: to be added to ``values``; only on the way from a sum to the ReLU that reads it.
     """
 
     values: Tensor
     start: int | None = None
     scaled: bool = False
+    plus: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -59,7 +62,8 @@ class Difference:
 
     def part(self, low: int, high: int) -> Difference:
         """Changes low .. high-1."""
-        return Difference(self.values[low:high], self.start, self.scaled)
+        plus = None if self.plus is None else self.plus[low:high]
+        return Difference(self.values[low:high], self.start, self.scaled, plus)
 
     def whole(self, base: Tensor) -> Tensor:
         """[k, *base.shape]."""
@@ -79,7 +83,7 @@ class Carrier:
         elements: at most so many numbers of one node are held at once; changes are carried in portions.
     """
 
-    def __init__(self, graph: Graph, low: torch.dtype | None = None, elements: int = 1 << 20) -> None:
+    def __init__(self, graph: Graph, low: torch.dtype | None = None, elements: int = 1 << 21) -> None:
         self.graph, self.low, self.elements = graph, low, elements
 
     @torch.no_grad()
@@ -148,8 +152,8 @@ class Carrier:
             width = base[0, 0].numel() if base.ndim > 1 else 1
             start = None if first.start is None else first.start * width
             return Difference(first.values.reshape(first.count, len(base), -1), start)
-        thin = self._thin_slice(node, first)
-        return thin if thin is not None else self._any(node, sources, reached)
+        short = self._shortcut(node, first)
+        return short if short is not None else self._any(node, sources, reached)
 
     def _sum(self, node: fx.Node, sources: list[fx.Node], reached: dict[fx.Node, Difference]) -> Difference:
         base = self.graph.values[node]
@@ -158,17 +162,23 @@ class Carrier:
         if len(sources) == 1 and node.args[0] is not node.args[1]:
             return reached[sources[0]]
         one, other = (reached[argument] for argument in node.args)  # type: ignore[index]
-        if one.start == other.start and one.values.shape == other.values.shape:
+        if one.start is not None and one.start == other.start and one.values.shape == other.values.shape:
             return Difference(one.values + other.values, one.start)
         if one.start is not None and other.start is not None:
             return Difference(one.whole(base).add_(other.whole(base)))
         if one.start is not None:
             one, other = other, one
         if other.start is None:
-            return Difference(one.values + other.values)
+            return self._dense_sum(node, one.values, other.values)
         total = one.values.clone()  # it may be read by others
         total[:, :, other.start : other.start + other.values.shape[2]] += other.values
         return Difference(total)
+
+    def _dense_sum(self, node: fx.Node, one: Tensor, other: Tensor) -> Difference:
+        (user,) = node.users if len(node.users) == 1 else (None,)
+        if user is not None and self._kind(user) in _RELU and one.dtype == other.dtype:
+            return Difference(one, plus=other)  # the ReLU adds it in the same pass
+        return Difference(one + other)
 
     def _norm(self, node: fx.Node, difference: Difference) -> Difference:
         scale = self.scale(node)
@@ -231,9 +241,8 @@ class Carrier:
         values, start = difference.values, difference.start
         part = slice(None) if start is None else slice(start, start + values.shape[2])
         if relu:
-            # max(b + d, 0) - max(b, 0) = max(d, -b) - max(-b, 0): nothing cancels where b > 0.
             lower, cut = self._negative(source, values.dtype)
-            return Difference(torch.maximum(values, lower[:, part]).sub_(cut[:, part]), start)
+            return Difference(relu_difference(values, difference.plus, lower[:, part], cut[:, part]), start)
         base = self.graph.values[source][:, part]
         there = self.graph.call(node, {source: base + values})
         return Difference((there - self.graph.values[node][:, part]).to(values.dtype), start)
@@ -259,20 +268,24 @@ class Carrier:
             out = (out - self.graph.values[node][:, part]).to(difference.values.dtype)
         return Difference(out, start)
 
-    def _thin_slice(self, node: fx.Node, difference: Difference) -> Difference | None:
-        """Steps over pixels and zeros around, as of a shortcut without weights: still on few channels."""
-        if difference.start is None or difference.values.ndim != 5:
+    def _shortcut(self, node: fx.Node, difference: Difference) -> Difference | None:
+        """Steps over pixels and zeros around, as of a shortcut without weights: linear, and thin stays thin."""
+        values, start = difference.values, difference.start
+        if values.ndim != 5:
             return None
         if node.target is operator.getitem and isinstance(node.args[1], tuple):
             at = node.args[1]
             if all(isinstance(one, slice) for one in at) and at[:2] == (slice(None),) * 2:
-                return Difference(difference.values[(slice(None), *at)], difference.start)
+                return Difference(values[(slice(None), *at)], start)
         if node.target is F.pad and len(node.args[1]) == 6:  # type: ignore[arg-type]
             pads: Any = node.args[1]
-            constant = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
+            mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
             value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
-            if all(isinstance(one, int) for one in pads) and constant == "constant" and not value:
-                return Difference(F.pad(difference.values, list(pads[:4])), difference.start + pads[4])
+            if all(isinstance(one, int) for one in pads) and mode == "constant" and not value:
+                if start is not None:
+                    return Difference(F.pad(values, list(pads[:4])), start + pads[4])
+                out = F.pad(values, list(pads)).flatten(0, 1)
+                return Difference(out.contiguous(memory_format=torch.channels_last).unflatten(0, values.shape[:2]))
         return None
 
     def _any(self, node: fx.Node, sources: list[fx.Node], reached: dict[fx.Node, Difference]) -> Difference:
