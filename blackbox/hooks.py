@@ -25,6 +25,9 @@ class Hook:
     def on_evaluate(self, record: dict[str, Any]) -> None:
         """Metrics were taken: {"step", "queries", "seconds", and the metrics}."""
 
+    def on_note(self, words: str) -> None:
+        """The journal was given words about the run: how its queries are evaluated, say."""
+
     def on_end(self, message: str) -> None:
         """The run stops, for the reason given in words."""
 

@@ -45,13 +45,20 @@ class RunRecord:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tuned tensors of the newest checkpoint, on the CPU; raises UserError if there is none."""
+        tensors: dict[str, Tensor] = self._checkpoint()["tensors"]
+        return tensors
+
+    def memory(self) -> dict[str, Any] | None:
+        """What the oracle's answers depended on besides the questions, by the newest checkpoint."""
+        return self._checkpoint().get("memory")
+
+    def _checkpoint(self) -> dict[str, Any]:
         from blackbox import checkpoint
 
         saved = sorted((self.folder / "checkpoints").glob("step-*.safetensors"))
         if not saved:
             raise UserError(f"{self.folder} has no checkpoint (run.checkpoint_every is 0, or it was too short).")
-        tensors: dict[str, Tensor] = checkpoint.load(saved[-1])["tensors"]
-        return tensors
+        return checkpoint.load(saved[-1])
 
 
 def load(folder: str | Path) -> RunRecord:

@@ -38,6 +38,7 @@ def state_of(session: Session, seconds: float) -> dict[str, Any]:
         "forgiven": session.forgiven,
         "radius": session.radius,
         "steered": sorted(session.steered),
+        "memory": session.memory,
     }
 
 
@@ -93,6 +94,7 @@ def _load(session: Session, record: Record, state: dict[str, Any]) -> None:
     session.best = state["best"] and _best_from_json(state["best"])
     session.forgiven = state["forgiven"]
     session.radius, session.steered = state.get("radius", 1.0), set(state.get("steered", ()))
+    session.memory = state.get("memory")
 
 
 def _told(records: Sequence[Record]) -> list[frozenset[str]]:
@@ -135,6 +137,8 @@ def _replay(session: Session, record: Record, journal: Journal) -> None:
                 session.repeat_passes()
         case "retracted":
             session.retract(record["id"], record["rater"])
+        case "memory":
+            session.memory = record["memory"]
         case "steered":
             steering.act_on(steering.from_record(record, journal), session)
         case "stepped":

@@ -137,6 +137,8 @@ class _Run:
 
     def _loop(self, on_pending: str, evaluate_every: int, checkpoint_every: int) -> Status:
         session = self.session
+        if session.memory is not None and hasattr(self.oracle, "recall"):
+            self.oracle.recall(session.memory)
         self._evaluate(only_at_start=True)
         stop = self._catch_up()
         while True:
@@ -160,7 +162,8 @@ class _Run:
                 answers = self.oracle.poll(1.0)
             if moved:  # the round is gone, and what was answered with it
                 continue
-            session.tell_all(answers)
+            session.tell_all(answers, getattr(self.oracle, "take_memory", lambda: None)())
+            self._take_notes()
             stop = self._judge()
             if stop is not None:
                 return stop
@@ -174,6 +177,13 @@ class _Run:
         requests: Sequence[Steer] = getattr(self.oracle, "steering", tuple)()
         dropped = [self.session.steer(request) for request in requests]
         return any(dropped)
+
+    def _take_notes(self) -> None:
+        notes: Sequence[str] = getattr(self.oracle, "take_notes", tuple)()
+        for words in notes:
+            self.session.note(words)
+            for hook in self.hooks:
+                hook.on_note(words)
 
     def _catch_up(self) -> Status | None:
         """What the last life may have died before: telling of its last step, stopping where it had to."""

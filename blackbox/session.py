@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import isfinite, nan
 from pathlib import Path
@@ -61,6 +61,7 @@ class Session:
         facts: what the last step that was replayed on resuming gave, if there was one.
         forgiven: what was spent when the run last stopped because of failures.
         radius: what people made of the search's radius, as a factor.
+        memory: what the oracle's answers depend on besides the questions, if they do.
 
     Raises:
         JournalError: the journal belongs to another run: other seed, tensors or settings.
@@ -91,6 +92,7 @@ class Session:
         self.facts: dict[str, float] | None = None
         self.forgiven: Cost = {}
         self.radius = 1.0
+        self.memory: Mapping[str, Any] | None = None
         self.steered: set[str] = set()
         self._phase: Phase | None = None
         self._answers = Answers()
@@ -101,6 +103,8 @@ class Session:
         parameters.flush()
         parameters.in_place = False
         parameters.on_flush = self._note_flush
+        for law in strategy.laws:
+            law.begin(parameters.tensors)
         strategy.begin(parameters)
         if journal is not None:
             self.journal = None  # what is replayed is in the journal already
@@ -204,11 +208,20 @@ class Session:
                 self._record(record, durable=isinstance(new, Ranking | Preferences))
             self._receive(new, phase)
 
-    def tell_all(self, answers: Sequence[Feedback]) -> None:
-        """``tell`` each; in the journal are all of them or none, so that no rater's word is lost to a kill."""
-        with self.journal.together() if self.journal is not None and len(answers) > 1 else nullcontext():
+    def tell_all(self, answers: Sequence[Feedback], memory: Mapping[str, Any] | None = None) -> None:
+        """``tell`` each; in the journal are all of them or none, so that no rater's word is lost to a kill.
+
+        Args:
+            answers: of one oracle.
+            memory: what its later answers depend on, if that has changed; kept with the answers.
+        """
+        several = len(answers) + (memory is not None) > 1
+        with self.journal.together() if self.journal is not None and several else nullcontext():
             for feedback in answers:
                 self.tell(feedback)
+            if memory is not None:
+                self.memory = memory
+                self._record({"kind": "memory", "memory": memory})
 
     def retract(self, query_id: str, rater: str = "") -> None:
         """Take back the answers to a query (by one rater) before the step is made.
@@ -320,6 +333,10 @@ class Session:
         if self.parameters.in_place and self.journal is not None and not self.between_rounds:
             self._abandoned = True
             self.parameters.on_flush = None  # reading the tensors now is no part of the run
+
+    def note(self, words: str) -> None:
+        """Keep words about the run in its journal."""
+        self._record({"kind": "note", "words": words})
 
     def note_evaluation(self, metrics: dict[str, float], seconds: float) -> None:
         """Record metrics taken at the present step."""

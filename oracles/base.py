@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -66,6 +66,18 @@ class BaseOracle(ABC):
     def settings(self) -> dict[str, Any]:
         """What could change the bits of a run, for the journal's header."""
         return {}
+
+    def take_memory(self) -> Mapping[str, Any] | None:
+        """What later answers depend on, as JSON values, if answering has changed it; journaled with the answers."""
+        return None
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Told before a resumed run what ``take_memory`` gave last."""
+        return
+
+    def take_notes(self) -> Sequence[str]:
+        """What the run's log should say of how questions are answered, once each."""
+        return ()
 
     def attach(self, folder: Path) -> None:
         """Told before a run where its folder is; for what an oracle keeps there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,20 @@ class ObjectiveOracle(LocalOracle):
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """The execution's passes over the tensors, nothing asked."""
         self.execution.replay(queries, parameters)
+
+    def take_memory(self) -> Mapping[str, Any] | None:
+        """The problem's."""
+        take = getattr(self.problem, "take_memory", None)
+        memory: Mapping[str, Any] | None = take() if callable(take) else None
+        return memory
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Tells the problem."""
+        getattr(self.problem, "recall", super().recall)(memory)
+
+    def take_notes(self) -> list[str]:
+        """The execution's."""
+        return self.execution.take_notes()
 
     def settings(self) -> dict[str, Any]:
         """The execution's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from blackbox.feedback import Cost, Failed, Feedback, Values, add_cost
 from blackbox.parameters import Parameters
 from blackbox.probe import Query
 from blackbox.seeds import derive_seed
+from blackbox.steering import Steer
 from oracles.base import BaseOracle, Oracle
 
 
@@ -66,6 +67,25 @@ class Wrapper(BaseOracle):
     def attach(self, folder: Path) -> None:
         """Tells the inner oracle."""
         getattr(self.oracle, "attach", super().attach)(folder)
+
+    def steering(self) -> Sequence[Steer]:
+        """The inner oracle's."""
+        requests: Sequence[Steer] = getattr(self.oracle, "steering", super().steering)()
+        return requests
+
+    def take_memory(self) -> Mapping[str, Any] | None:
+        """The inner oracle's."""
+        memory: Mapping[str, Any] | None = getattr(self.oracle, "take_memory", super().take_memory)()
+        return memory
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Tells the inner oracle."""
+        getattr(self.oracle, "recall", super().recall)(memory)
+
+    def take_notes(self) -> Sequence[str]:
+        """The inner oracle's."""
+        notes: Sequence[str] = getattr(self.oracle, "take_notes", super().take_notes)()
+        return notes
 
     def close(self) -> None:
         """Closes the inner oracle."""

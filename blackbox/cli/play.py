@@ -30,7 +30,10 @@ def play(
         if not callable(getattr(problem, "render", None)):
             raise UserError(f"{run} has no problem that can be shown.")
         parameters = problem.parameters()
-        parameters.assign(load_run(run).tensors())
+        record = load_run(run)
+        parameters.assign(record.tensors())
+        if (memory := record.memory()) is not None:
+            problem.recall(memory)
         clip = problem.render(parameters.flat().double().cpu().numpy())
     _save(video, clip, rate)
     typer.echo(f"{len(clip)} pictures: {video}")

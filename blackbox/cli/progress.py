@@ -82,6 +82,11 @@ class ProgressHook(Hook):
         metrics = [(k, v) for k, v in record.items() if k not in _SKIPPED and isinstance(v, int | float)]
         self._metric = "  ".join(f"{name} {value:.4g}" for name, value in metrics[:2])
 
+    def on_note(self, words: str) -> None:
+        """The words stay on the screen."""
+        if not self._bar.disable:
+            self._bar.console.print(words)
+
     def on_end(self, message: str) -> None:
         """The reason stays on the screen."""
         if not self._bar.disable:

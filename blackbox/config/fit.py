@@ -44,7 +44,7 @@ def execution_misfit(execution: Any, problem: Any) -> str | None:
 
 
 def _why_not(execution: Any, problem: Any) -> str | None:
-    from blackbox.execution import Batched, InPlace, WriteFree
+    from blackbox.execution import Batched, InPlace, LayerAccess, WriteFree
 
     if not (inspect.isclass(execution) and inspect.isclass(problem)):
         return None
@@ -59,6 +59,11 @@ def _why_not(execution: Any, problem: Any) -> str | None:
         return (
             f"{execution.__name__} needs `values_of(call, context)` to evaluate a module at many weights at once, "
             f"and {problem.__name__} has none"
+        )
+    if issubclass(execution, LayerAccess) and not (hasattr(problem, "inputs") and hasattr(problem, "losses")):
+        return (
+            f"LayerAccess restarts a network at its layers, and {problem.__name__} offers losses only (it needs "
+            "`inputs(context)` and `losses(outputs, context)`)"
         )
     return None
 

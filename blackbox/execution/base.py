@@ -33,6 +33,10 @@ class Execution(ABC):
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """Repeat what evaluating these queries does to the tensors' bits, without asking the objective."""
 
+    def take_notes(self) -> list[str]:
+        """What the run's log should say of how queries are evaluated, once each."""
+        return []
+
     def settings(self) -> dict[str, Any]:
         """What could change the bits of a run, for the journal's header."""
         return {"execution": type(self).__name__}

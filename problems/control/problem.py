@@ -17,6 +17,7 @@ from blackbox.errors import UserError
 from blackbox.probe import Context
 from blackbox.seeds import derive_seed
 from problems.base import VectorProblem
+from problems.control.moments import Moments
 from problems.control.policies import Array, make_policy
 from problems.control.rollout import Arena
 
@@ -31,8 +32,10 @@ class Control(VectorProblem):
         bias: whether layers of linear and mlp have one.
         episodes: episodes of one query; their mean return counts.
         whiten: subtract the mean of observations and divide by their spread, as found beforehand in
-            ``whiten_episodes`` episodes of random actions. They stay fixed, so that a journal can replay the run.
+            ``whiten_episodes`` episodes of random actions.
         whiten_episodes: see ``whiten``.
+        whiten_running: let every round's observations count from the next round on (ARS V2, arXiv:1803.07055). The
+            journal keeps mean and spread with the answers. Needs ``whiten``.
         max_steps: time steps an episode lasts at most; the environment's own limit if left out.
         wrappers: import paths of gymnasium wrappers, the innermost first.
         options: keyword arguments of the environment.
@@ -51,6 +54,7 @@ class Control(VectorProblem):
         episodes: int = 1,
         whiten: bool = False,
         whiten_episodes: int = 10,
+        whiten_running: bool = False,
         max_steps: int | None = None,
         wrappers: Sequence[str] = (),
         options: Mapping[str, Any] | None = None,
@@ -61,20 +65,39 @@ class Control(VectorProblem):
         for name, number in counts.items():
             if number < 1:
                 raise UserError(f"{name} must be at least 1, not {number}.")
+        if whiten_running and not whiten:
+            raise UserError("whiten_running goes on with what whiten begins: set whiten too.")
         self.arena = Arena(environment, wrappers, options, max_steps)
         self.policy = make_policy(policy, self.arena.observations, self.arena.actions.size, hidden, bias)
         self.episodes, self.test_episodes, self.seed = episodes, test_episodes, seed
         self.start = torch.from_numpy(self.policy.start(derive_seed(seed, "start")))
-        size = self.arena.observations
-        self.whitening = self._whitening(whiten_episodes) if whiten else (np.zeros(size), np.ones(size))
+        none = Moments.none(self.arena.observations)
+        self._whiten, self._running = whiten, whiten_running
+        self._used, self._next, self._round = self._random(whiten_episodes) if whiten else none, none, -1
+        self._changed = False
         self._steps = 0
+
+    @property
+    def whitening(self) -> tuple[Array, Array]:
+        """What is subtracted from observations, and what they are divided by."""
+        if not self._whiten:
+            size = self.arena.observations
+            return np.zeros(size), np.ones(size)
+        return self._used.whitening
 
     def __call__(self, candidates: Tensor, context: Context) -> Tensor:
         """Weights [n, d] -> returns [n, episodes]; the same reset seeds for all of them."""
-        seeds = self._seeds("episode", context.reset_seed or 0, self.episodes)
+        reset_seed = context.reset_seed or 0
+        seeds = self._seeds("episode", reset_seed, self.episodes)
+        if self._running and reset_seed != self._round:
+            self._used, self._next = self._used + self._next, Moments.none(self.arena.observations)
+            self._round = reset_seed
         weights = candidates.detach().double().cpu().numpy()
-        found = self.arena.run(self.policy, np.repeat(weights, self.episodes, 0), seeds * len(weights), self.whitening)
+        many = np.repeat(weights, self.episodes, 0)
+        found = self.arena.run(self.policy, many, seeds * len(weights), self.whitening, self._running)
         self._steps += int(found.lengths.sum())
+        if found.seen is not None:
+            self._next, self._changed = self._next + found.seen, True
         return torch.from_numpy(found.returns.reshape(len(weights), self.episodes))
 
     def cost(self, context: Context) -> Mapping[str, float]:
@@ -85,6 +108,18 @@ class Control(VectorProblem):
         """Time steps of the environment since the last call."""
         steps, self._steps = self._steps, 0
         return {"environment_steps": float(steps)}
+
+    def take_memory(self) -> Mapping[str, Any] | None:
+        """The running mean and spread, if a round has changed them; see ``blackbox`` oracles' ``take_memory``."""
+        if not self._changed:
+            return None
+        self._changed = False
+        return {"round": self._round, "used": self._used.to_json(), "next": self._next.to_json()}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take up what ``take_memory`` gave."""
+        self._round = int(memory["round"])
+        self._used, self._next = Moments.from_json(memory["used"]), Moments.from_json(memory["next"])
 
     def metrics(self, split: str = "test") -> dict[str, float]:
         """Mean and least return over fresh episodes, their mean length, and the share that was terminated."""
@@ -107,7 +142,8 @@ class Control(VectorProblem):
     def _seeds(self, role: str, seed: int, count: int) -> list[int]:
         return [derive_seed(seed, role, i) % 2**31 for i in range(count)]
 
-    def _whitening(self, episodes: int) -> tuple[Array, Array]:
+    def _random(self, episodes: int) -> Moments:
+        """Of the observations in episodes of random actions."""
         env = self.arena.make()
         env.action_space.seed(derive_seed(self.seed, "whitening") % 2**31)
         seen: list[Array] = []
@@ -119,5 +155,4 @@ class Control(VectorProblem):
                 seen.append(self.arena.observe(observation))
                 done = terminated or truncated
         env.close()
-        spread = np.std(seen, 0)
-        return np.mean(seen, 0), np.where(spread > 1e-8, spread, 1.0)
+        return Moments.of(np.stack(seen))

@@ -12,6 +12,7 @@ from gymnasium.spaces.utils import flatdim, flatten
 
 from blackbox.config.registry import imported
 from blackbox.errors import UserError
+from problems.control.moments import Moments
 from problems.control.policies import Actions, Array, Policy
 
 
@@ -23,11 +24,13 @@ class Episodes:
         returns: float64 [n], sums of rewards.
         lengths: int64 [n], time steps.
         terminated: bool [n], ended by the environment itself; the others were cut off by a time limit.
+        seen: of all observations, if they were to be watched.
     """
 
     returns: Array
     lengths: np.ndarray[Any, np.dtype[np.int64]]
     terminated: np.ndarray[Any, np.dtype[np.bool_]]
+    seen: Moments | None = None
 
 
 class Arena:
@@ -76,10 +79,12 @@ class Arena:
                 raise UserError(f"wrappers: {path} can't be put around {self.environment}: {error}.") from error
         return env
 
-    def run(self, policy: Policy, weights: Array, seeds: Sequence[int], whiten: tuple[Array, Array]) -> Episodes:
+    def run(
+        self, policy: Policy, weights: Array, seeds: Sequence[int], whiten: tuple[Array, Array], watch: bool = False
+    ) -> Episodes:
         """An episode for every row of ``weights`` [n, d], reset with ``seeds`` [n].
 
-        ``whiten`` is what is subtracted from an observation, and what it is divided by.
+        ``whiten`` is what is subtracted from an observation, and what it is divided by; ``watch`` asks for ``seen``.
         """
         count = len(weights)
         while len(self._envs) < count:
@@ -87,6 +92,7 @@ class Arena:
         observations = np.stack([self.observe(self._envs[i].reset(seed=seeds[i])[0]) for i in range(count)])
         returns, lengths, ended = np.zeros(count), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
         active = np.arange(count)
+        watched = Moments.of(observations) if watch else None
         while len(active):
             outputs = policy.outputs(weights[active], (observations[active] - whiten[0]) / whiten[1])
             going = []
@@ -98,8 +104,10 @@ class Arena:
                 ended[i] = terminated
                 if not (terminated or truncated):
                     going.append(i)
+            if watched is not None:
+                watched += Moments.of(observations[active])
             active = np.array(going, dtype=np.int64)
-        return Episodes(returns, lengths, ended)
+        return Episodes(returns, lengths, ended, watched)
 
     def film(
         self, policy: Policy, weights: Array, seed: int, whiten: tuple[Array, Array], most: int

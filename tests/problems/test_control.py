@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ from gymnasium import spaces
 from blackbox import Budget, Parameters, Session, Status, UserError, run
 from blackbox.estimators import AugmentedRandomSearch, RankEvolution
 from blackbox.feedback import Answers, Values
+from blackbox.journal import Journal
 from blackbox.noise import Gaussian
-from blackbox.optimizers import SGD
+from blackbox.optimizers import SGD, Schedule
 from blackbox.probe import Context
 from blackbox.strategies import GradientStrategy
 from blackbox.testing.estimators import EstimatorSuite, make_round, vector
-from oracles import ObjectiveOracle, Ranked
+from oracles import Counted, ObjectiveOracle, Ranked
 from problems.control import Control
+from problems.control.moments import Moments
 from problems.control.policies import Actions, ModulePolicy, Perceptron
 
 
@@ -125,6 +129,57 @@ def test_whitened_observations_have_mean_0_and_spread_1() -> None:
     assert abs(scaled.mean(0)).max() < 0.3
     assert abs(scaled.std(0) - 1).max() < 0.2
     assert np.array_equal(plain.whitening[0], np.zeros(4))
+
+
+def test_merged_moments_are_those_of_all_vectors() -> None:
+    vectors = np.random.Generator(np.random.Philox(1)).standard_normal((50, 3)) * [1.0, 5.0, 0.0] + 100
+    merged = Moments.none(3)
+    for part in np.split(vectors, [3, 4, 4, 30]):
+        merged += Moments.of(part)
+    mean, spread = merged.whitening
+    np.testing.assert_allclose(mean, vectors.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(spread, [*vectors.std(0)[:2], 1.0], rtol=1e-12)
+    again = Moments.from_json(json.loads(json.dumps(merged.to_json())))
+    assert np.array_equal(again.squares, merged.squares) and again.count == 50
+
+
+def test_running_whitening_is_fixed_within_a_round_and_counts_its_observations_after_it() -> None:
+    problem = Control("CartPole-v1", whiten=True, whiten_running=True, whiten_episodes=2)
+    before = problem._used
+    candidates = torch.zeros(3, problem.policy.dimension, dtype=torch.float64)
+    first = problem(candidates, Context(reset_seed=5))
+    assert torch.equal(problem(candidates, Context(reset_seed=5)), first)  # the same round
+    assert problem._used.count == before.count
+    lengths = int(first.sum())  # CartPole gives 1 a step
+    problem(candidates, Context(reset_seed=6))
+    assert problem._used.count == before.count + 2 * (lengths + 3)  # the first observation of each episode too
+    with pytest.raises(UserError, match="set whiten too"):
+        Control("CartPole-v1", whiten_running=True)
+
+
+def running_search(folder: Path, steps: int) -> Session:
+    problem = Control("CartPole-v1", whiten=True, whiten_running=True, whiten_episodes=2, max_steps=40)
+    strategy = GradientStrategy(AugmentedRandomSearch(Gaussian(), 0.5, probes=3), SGD(0.5, Schedule("constant")))
+    journal = Journal(folder)
+    session = Session(strategy, problem.parameters(), journal=journal)
+    run(session, Counted(ObjectiveOracle(problem)), Budget(steps=steps), checkpoint_every=3)
+    journal.close()
+    return session
+
+
+def test_a_run_with_running_whitening_ended_after_any_line_ends_as_one_never_ended(tmp_path: Path) -> None:
+    whole = running_search(tmp_path / "whole", 5)
+    lines = (tmp_path / "whole/journal.jsonl").read_bytes().splitlines(keepends=True)
+    assert sum(b'"memory"' in line for line in lines) == 5
+    for count in range(1, len(lines) + 1):
+        if b'"values"' in lines[count - 1]:
+            continue  # answers and memory reach the file together
+        folder = tmp_path / str(count)
+        shutil.copytree(tmp_path / "whole", folder)
+        (folder / "journal.jsonl").write_bytes(b"".join(lines[:count]))
+        again = running_search(folder, 5)
+        assert torch.equal(again.parameters.flat(), whole.parameters.flat()), f"ended after line {count}"
+        assert again.memory == whole.memory
 
 
 @pytest.mark.draws  # torch draws a layer's first weights

@@ -65,10 +65,17 @@ class LayerAccess(Execution):
         self.precision = precision
         self.elements = elements
         self._whole = WriteFree()
+        self._told = False
+        self._notes: list[str] = []
 
     def settings(self) -> dict[str, object]:
         """The precision and the portions: both can change bits."""
         return super().settings() | {"precision": self.precision, "elements": self.elements}
+
+    def take_notes(self) -> list[str]:
+        """How many tensors are evaluated in which form, once."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
         """As the write-free execution's."""
@@ -120,12 +127,17 @@ class LayerAccess(Execution):
         outputs = graph.run(objective.inputs(context)).double()
         base = objective.losses(outputs[None], context)[0].double()
         out = base.expand(len(queries), -1).clone()
+        reaches = _reaches(graph, objective, parameters)
+        if not self._told:
+            self._told = True
+            forms = Counter(one.form for one in reaches.values())
+            self._notes.append("layer access: " + ", ".join(f"{form} ({n} tensors)" for form, n in forms.items()))
         carrier = Carrier(graph, torch.bfloat16 if self.precision == "bfloat16" else None, self.elements)
         index, amounts = (torch.from_numpy(one).to(base.device) for one in moves)
         left = []
         for spec in parameters.layout.specs:
             rows = ((index >= spec.offset) & (index < spec.offset + spec.numel) & (amounts != 0)).nonzero()[:, 0]
-            reach = _reaches(graph, objective, parameters)[spec.name]
+            reach = reaches[spec.name]
             if reach.node is None:
                 left += rows.tolist()
                 continue
