@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import groupby
@@ -16,6 +17,7 @@ from blackbox.probe import CURRENT, DenseCandidate, Payload, Query, ids_of
 from blackbox.result import Best
 
 _KEEP_POINT_UP_TO = 10_000
+_KNOWN_IDS = 1 << 16
 
 
 @dataclass
@@ -117,6 +119,27 @@ class Phase:
         base = parameters.tensors if query.base == CURRENT else parameters.anchor(query.base)
         # Mostly a better one comes before anybody asks for the point: it is worked out when it is looked at.
         return Best(value, query, partial(_displaced, query, {name: t.clone() for name, t in base.items()}))
+
+
+class Told:
+    """The queries of the phases that were acted on last: their answers may come again, and are dropped in silence."""
+
+    PHASES = 256
+    """Remembered at most; fewer where a phase has many queries."""
+
+    def __init__(self) -> None:
+        self._phases: deque[Collection[str]] = deque(maxlen=self.PHASES)
+
+    def add(self, ids: Collection[str]) -> None:
+        """One phase more."""
+        self._phases.append(ids)
+        if len(ids) * self.PHASES > _KNOWN_IDS:
+            while len(self._phases) > 2 and sum(map(len, self._phases)) > _KNOWN_IDS:
+                self._phases.popleft()
+
+    def covers(self, ids: Collection[str]) -> bool:
+        """Whether all of these are among them."""
+        return set(ids) <= set().union(*self._phases)
 
 
 def _given(candidate: DenseCandidate | Payload) -> list[float] | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blackbox import checkpoint, steering
 from blackbox.errors import JournalError
 from blackbox.journal import SCHEMA, Journal, Record
+from blackbox.phase import Told
 from blackbox.probe import Context, DenseCandidate, Payload, Probe, Query
 from blackbox.records import from_record
 from blackbox.result import Best
@@ -65,7 +66,8 @@ def take_up(session: Session, journal: Journal, settings: dict[str, Any], inexac
         for record in records[:start]
         if record["kind"] == "stepped" or record.get("dropped", False)
     )
-    session._told.extend(_told(records[:start])[-256:])
+    for ids in _told(records[:start])[-Told.PHASES :]:
+        session._told.add(ids)
     for record in records[start:]:
         _replay(session, record, journal)
 

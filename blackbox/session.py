@@ -14,8 +14,7 @@ are those of a run that was never interrupted.
 from __future__ import annotations
 
 from array import array
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from math import isfinite, nan
 from pathlib import Path
@@ -28,7 +27,7 @@ from blackbox.feedback import Answers, Cost, Failed, Feedback, Preferences, Rank
 from blackbox.interrupt import held_back
 from blackbox.journal import Journal, Record
 from blackbox.parameters import Parameters
-from blackbox.phase import Phase
+from blackbox.phase import Phase, Told
 from blackbox.probe import Context, Query
 from blackbox.records import to_record
 from blackbox.result import Best
@@ -37,7 +36,6 @@ from blackbox.seeds import derive_seed
 from blackbox.steering import Steer
 from blackbox.strategies.base import Strategy
 
-_KNOWN_IDS = 1 << 16
 Replay = Callable[[Sequence[Query], Parameters], None]
 
 
@@ -96,7 +94,7 @@ class Session:
         self.steered: set[str] = set()
         self._phase: Phase | None = None
         self._answers = Answers()
-        self._told: deque[Collection[str]] = deque(maxlen=256)
+        self._told = Told()
         self._replay = replay
         self._abandoned = False
         parameters.on_flush = None  # of an earlier session
@@ -255,7 +253,7 @@ class Session:
         return dropped
 
     def _refuse_stale(self, ids: Sequence[str]) -> None:
-        if set(ids) <= set().union(*self._told):
+        if self._told.covers(ids):
             return  # a repeat of what the last rounds already acted on
         now = self.parameters.version
         unknown = next(i for i in ids if self._phase is None or i not in self._phase.ids)
@@ -290,7 +288,7 @@ class Session:
         with held_back():  # half a step could not be undone
             for feedback in phase.feedback:
                 self._answers.add(feedback)
-            self._note_told(phase.ids)
+            self._told.add(phase.ids)
             round = phase.round
             self._open(round, phase.number + 1)
             if self._phase is not None:
@@ -304,13 +302,6 @@ class Session:
             known = {"value": value} if isfinite(value) else {}
             self._record({**record, **known, "seconds": float(f"{self.seconds:.3f}")}, flush=False)
         return info
-
-    def _note_told(self, ids: Collection[str]) -> None:
-        """Repeats of these answers are dropped in silence; of rounds with many queries, only the last few are known."""
-        self._told.append(ids)
-        if len(ids) * 256 > _KNOWN_IDS:
-            while len(self._told) > 2 and sum(map(len, self._told)) > _KNOWN_IDS:
-                self._told.popleft()
 
     def flush(self) -> None:
         """Carry out a deferred update now, and say so in the journal: where it happens can change bits."""

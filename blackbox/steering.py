@@ -84,7 +84,7 @@ def act_on(request: Steer, session: Session) -> None:
     if request.values is None:
         return
     if phase is not None and session._phase is not None:
-        session._note_told(phase.ids)
+        session._told.add(phase.ids)
         session.steps += 1
         session.history.append(nan)
     session._phase = None
