@@ -105,6 +105,13 @@ class SmallModuleProblem(ModuleProblem):
         return self.values_of(self.module, context)
 
 
+def cost_of_examples(context: Context, examples: int, batch_size: int) -> dict[str, float]:
+    """What a query in a context costs where ``examples_of`` names its examples."""
+    if context.indices is not None:
+        return {"examples": len(context.indices)}
+    return {"examples": examples if context.batch_seed is None else batch_size}
+
+
 def examples_of(context: Context, examples: int, batch_size: int) -> Tensor:
     """The training examples of a context, int64: those named, a batch drawn without replacement, or all.
 

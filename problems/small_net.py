@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from blackbox.errors import UserError
 from blackbox.probe import Context
-from problems.base import SmallModuleProblem, examples_of
+from problems.base import SmallModuleProblem, cost_of_examples, examples_of
 from problems.device import resolve_device, resolve_dtype
 
 
@@ -66,9 +66,7 @@ class SmallNet(SmallModuleProblem):
 
     def cost(self, context: Context) -> dict[str, float]:
         """Examples."""
-        if context.indices is not None:
-            return {"examples": len(context.indices)}
-        return {"examples": self.examples if context.batch_seed is None else self.batch_size}
+        return cost_of_examples(context, self.examples, self.batch_size)
 
     @torch.no_grad()
     def metrics(self, split: str = "test") -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from blackbox.errors import UserError
 from blackbox.probe import Context
 from blackbox.seeds import derive_seed
-from problems.base import ModuleProblem, examples_of
+from problems.base import ModuleProblem, cost_of_examples, examples_of
 from problems.burgers.coarse import CoarseSolver
 from problems.burgers.corrector import Corrector, roll_out, rolled_error
 from problems.burgers.data import Trajectories, windows
@@ -78,9 +78,7 @@ class Burgers(ModuleProblem):
 
     def cost(self, context: Context) -> dict[str, float]:
         """Examples: trajectories."""
-        if context.indices is not None:
-            return {"examples": len(context.indices)}
-        return {"examples": self.examples if context.batch_seed is None else self.batch_size}
+        return cost_of_examples(context, self.examples, self.batch_size)
 
     @torch.no_grad()
     def metrics(self, split: str = "test") -> dict[str, float]:
