@@ -34,6 +34,12 @@ def derive_seeds(run_seed: int, role: str, step: int, count: int) -> tuple[int, 
     return tuple(seeds)
 
 
+def sharing_seeds(seeds: Sequence[int], run_seed: int, role: str, step: int, period: int) -> tuple[int, ...]:
+    """These seeds with an upper half that is the same for all of them, and for ``period`` steps: (seed >> 32)."""
+    shared = derive_seed(run_seed, role, step // period) >> 32 << 32
+    return tuple([shared | seed & 0xFFFFFFFF for seed in seeds])
+
+
 @lru_cache(maxsize=1024)
 def _role(run_seed: int, role: str) -> hashlib.blake2b:
     """The hash keyed by a role, before its indices."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from blackbox.errors import UserError
 from blackbox.execution import materialise
@@ -115,7 +116,8 @@ def _jvp(f: Callable[[Any], Tensor], point: Any, tangent: Any) -> tuple[Tensor, 
 
     try:
         # Not strict, a value that was detached on the way would pass for one of slope 0.
-        value, slope = torch.func.jvp(mean, (point,), (tangent,), strict=True)[:2]
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no forward derivative
+            value, slope = torch.func.jvp(mean, (point,), (tangent,), strict=True)[:2]
     except RuntimeError as error:
         if any(words in str(error) for words in ("strict=True", "doesn't have storage")):
             return None
@@ -137,5 +139,4 @@ def _at_weights(problem: ModuleObjective, parameters: Parameters, context: Conte
     asked = Asked()
     names = {t.data_ptr(): name for name, t in parameters.raw.items()}
     own = {name: names[p.data_ptr()] for name, p in asked.named_parameters() if p.data_ptr() in names}
-    asked.train(problem.module.training)
     return lambda weights: torch.func.functional_call(asked, {o: weights[name] for o, name in own.items()}, ())

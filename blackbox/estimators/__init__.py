@@ -6,6 +6,7 @@ from blackbox.estimators.comparison import OneBit
 from blackbox.estimators.coordinate import CoordinateWise
 from blackbox.estimators.evolution import RankEvolution
 from blackbox.estimators.forward_gradient import ForwardGradient
+from blackbox.estimators.fzoo import SpreadNormalized
 from blackbox.estimators.guided import Guided
 from blackbox.estimators.hessian_diagonal import HessianDiagonal
 from blackbox.estimators.history_aligned import HistoryAligned
@@ -34,5 +35,6 @@ __all__ = [
     "Regression",
     "Round",
     "SelfGuided",
+    "SpreadNormalized",
     "TwoPoint",
 ]

@@ -51,7 +51,7 @@ class AugmentedRandomSearch(Estimator):
         """x + mu z_i, x - mu z_i, in turn."""
         if phase > 0:
             return Plan()
-        return Plan(round.queries(0, mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)))
+        return Plan(round.queries(0, mirrored(self.noise, round.probes(self.noise, self.probes), self.epsilon)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction; pairs with a failure are left out, and where all values agree it is zero."""
@@ -65,5 +65,5 @@ class AugmentedRandomSearch(Estimator):
         if spread > 0:
             weights[used] = (pairs[used, 0] - pairs[used, 1]) / (len(used) * spread)
         value = {"value": float(np.nanmean(pairs))} if known.any() else {}
-        seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)
+        seeds = np.array(round.probes(self.noise, self.probes), dtype=np.int64)
         return Estimate(Direction((SeedTerms(self.noise, seeds, weights),)), {**value, "spread": spread})

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from blackbox.direction import Direction
 from blackbox.feedback import Answers, Feedback
 from blackbox.layout import Layout
+from blackbox.noise.base import Law
 from blackbox.probe import CURRENT, Candidate, Context, Queries, Query
 from blackbox.seeds import derive_seed, derive_seeds
 
@@ -49,6 +50,10 @@ class Round:
     def seeds(self, role: str, count: int) -> tuple[int, ...]:
         """``seed(role, i)`` for i = 0 .. count-1."""
         return derive_seeds(self.run_seed, role, self.step, count)
+
+    def probes(self, law: Law, count: int) -> tuple[int, ...]:
+        """Seeds of the round's own directions under a law: ``seeds("probe", count)``, as the law will have them."""
+        return law.of_round(self.seeds("probe", count), self.run_seed, self.step)
 
     def queries(
         self,

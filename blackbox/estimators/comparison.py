@@ -43,14 +43,14 @@ class OneBit(Estimator):
         """x + mu z_i, x - mu z_i, in turn: a pairwise oracle compares neighbours."""
         if phase > 0:
             return Plan()
-        seeds, distance = round.seeds("probe", self.probes), self.epsilon * round.radius
+        seeds, distance = round.probes(self.noise, self.probes), self.epsilon * round.radius
         return Plan(round.queries(0, mirrored(self.noise, seeds, distance)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction in which the value rises; pairs without an answer, or tied, are left out."""
         ids = round.ids(0, 2 * self.probes)
         signs = np.array([-np.sign(order_of(answers, ids[i : i + 2]).wins[0]) for i in range(0, len(ids), 2)])
-        seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)
+        seeds = np.array(round.probes(self.noise, self.probes), dtype=np.int64)
         info = {"decided": float(np.count_nonzero(signs)) / self.probes}
         values = answers.values(ids)
         if not np.isnan(values).all():

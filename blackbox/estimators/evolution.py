@@ -56,13 +56,13 @@ class RankEvolution(Estimator):
         """x + mu z_i, x - mu z_i, in turn."""
         if phase > 0:
             return Plan()
-        seeds, distance = round.seeds("probe", self.probes), self.epsilon * round.radius
+        seeds, distance = round.probes(self.noise, self.probes), self.epsilon * round.radius
         return Plan(round.queries(0, mirrored(self.noise, seeds, distance)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction in which the value rises; "edges" is how many pairs are in order."""
         ids = round.ids(0, 2 * self.probes)
-        order, seeds = order_of(answers, ids), round.seeds("probe", self.probes)
+        order, seeds = order_of(answers, ids), round.probes(self.noise, self.probes)
         utilities = centred(order.ranks) if self.utilities == "centred" else natural(order.ranks)
         distance = self.epsilon * round.radius
         weights = (utilities[0::2] - utilities[1::2]) / (2 * self.probes * distance)

@@ -43,14 +43,14 @@ class ForwardGradient(Estimator):
         """q probes of coefficient 1: the displacement is the direction."""
         if phase > 0:
             return Plan()
-        return Plan(round.queries(0, Probes(self.noise, round.seeds("probe", self.probes), (1.0,) * self.probes)))
+        return Plan(round.queries(0, Probes(self.noise, round.probes(self.noise, self.probes), (1.0,) * self.probes)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """(1/q) sum_i slope_i z_i over those that were answered."""
         slopes, values = answers.slopes(round.ids(0, self.probes))
         known = ~np.isnan(slopes)
         found, count = slopes[known], max(int(known.sum()), 1)
-        seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)[known]
+        seeds = np.array(round.probes(self.noise, self.probes), dtype=np.int64)[known]
         info = {
             "value": float(values[known].mean()) if known.any() else float("nan"),
             "slope": math.sqrt(found @ found / count),

@@ -68,7 +68,7 @@ class Orthogonal(Estimator):
         """(d/q) P g over the q probes that were answered."""
         slopes, info = slopes_of(self.stencil, round, answers)
         known = ~np.isnan(slopes)
-        seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)[known]
+        seeds = np.array(round.probes(self.noise, self.probes), dtype=np.int64)[known]
         if not len(seeds):
             return Estimate(Direction(), info)
         products = gram(self.noise, seeds.tolist(), round.layout)

@@ -69,13 +69,13 @@ class RankEstimator(Estimator):
         """All candidates in phase 0."""
         if phase > 0:
             return Plan()
-        seeds = round.seeds("probe", self.probes)
+        seeds = round.probes(self.noise, self.probes)
         return Plan(round.queries(0, Probes(self.noise, seeds, (self.epsilon * round.radius,) * self.probes)))
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The direction; the best candidate is proposed for a line search. "edges" is |E|."""
         order = order_of(answers, round.ids(0, self.probes))
-        seeds = round.seeds("probe", self.probes)
+        seeds = round.probes(self.noise, self.probes)
         now = SeedTerms(self.noise, np.array(seeds, dtype=np.int64), -order.scores)
         terms = [now, *self._past] if order.edges else list(self._past)
         shares = self.fading ** np.arange(len(terms))

@@ -84,7 +84,7 @@ class Regression(Estimator):
         known = ~np.isnan(slopes)
         if not known.any():
             return Estimate(Direction(), {**info, "rows": 0.0})
-        now = np.array(round.seeds("probe", self.probes))[known].tolist(), slopes[known].tolist()
+        now = np.array(round.probes(self.noise, self.probes))[known].tolist(), slopes[known].tolist()
         rows = [now, *self._past]
         seeds = [seed for part, _ in rows for seed in part]
         heard = np.array([slope for _, part in rows for slope in part])

@@ -60,7 +60,7 @@ class SeedSums(Estimator):
 
     def fresh(self, round: Round) -> IntArray:
         """The round's own seeds [q]."""
-        return np.array(round.seeds("probe", self.probes), dtype=np.int64)
+        return np.array(round.probes(self.noise, self.probes), dtype=np.int64)
 
     def measured(self, round: Round, answers: Answers) -> tuple[FloatArray, FloatArray, dict[str, float]]:
         """Values [n, 2] of the pairs, slopes [n] (NaN where one of a pair is missing), and the facts for the log."""

@@ -94,7 +94,7 @@ class TwoPoint(Estimator):
         """All queries in phase 0."""
         if phase > 0:
             return Plan()
-        return Plan(round.queries(0, self.candidates(round.seeds("probe", self.probes))))
+        return Plan(round.queries(0, self.candidates(round.probes(self.noise, self.probes))))
 
     @abstractmethod
     def candidates(self, seeds: Sequence[int]) -> Sequence[Candidate]:
@@ -117,7 +117,7 @@ class TwoPoint(Estimator):
             "zero_differences": 1.0 - np.count_nonzero(slopes) / slopes.size if slopes.size else 0.0,
             "near_rounding": near_rounding(*self.pairs(values)) / slopes.size if slopes.size else 0.0,
         }
-        seeds = np.array(round.seeds("probe", self.probes), dtype=np.int64)
+        seeds = np.array(round.probes(self.noise, self.probes), dtype=np.int64)
         return Estimate(Direction((SeedTerms(self.noise, seeds, weights),)), info)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from blackbox.errors import UserError
 from blackbox.execution.base import Execution, Outcome, module_objective, single_probe
-from blackbox.execution.displaced import Displaced, NotStackable, Scratch, owners_of
+from blackbox.execution.displaced import Displaced, NotStackable, Owner, Scratch, owners_of
 from blackbox.execution.guard import ReadGuard
 from blackbox.execution.in_place import InPlace
 from blackbox.objective import ModuleObjective, Objective, StackedObjective
@@ -28,7 +28,7 @@ from blackbox.parameters import Parameters
 from blackbox.probe import CURRENT, Context, Probe, Query
 from blackbox.seeds import derive_seed
 
-_TRIAL_FACTOR = 30.0
+TRIAL_FACTOR = 30.0
 """How much farther than the first pair the trial of stacking goes, so that its differences stand out of rounding."""
 
 
@@ -54,7 +54,7 @@ class WriteFree(Execution):
         if self._fallback is not None:
             return self._fallback.evaluate(objective, queries, parameters)
         outcomes: list[Outcome] = []
-        displaced = Displaced(owners_of(module.module, parameters), parameters, self._scratch)
+        displaced = self._forwards(owners_of(module.module, parameters), parameters)
         with displaced.installed():
             while len(outcomes) < len(queries) and self._fallback is None:
                 outcomes += self._next(module, queries[len(outcomes) :], parameters, displaced)
@@ -73,6 +73,9 @@ class WriteFree(Execution):
         """Whether pairs are stacked."""
         return super().settings() | {"stacked": self._stacked}
 
+    def _forwards(self, owners: Sequence[Owner], parameters: Parameters) -> Displaced:
+        return Displaced(owners, parameters, self._scratch)
+
     def _next(
         self, objective: ModuleObjective, queries: Sequence[Query], parameters: Parameters, displaced: Displaced
     ) -> list[Outcome]:
@@ -83,10 +86,10 @@ class WriteFree(Execution):
         if pair is None:
             return [self._one(objective, first, parameters, displaced, watch=unchecked)]
         if unchecked:
-            value = self._one(objective, replace(first, context=_trial(first.context)), parameters, displaced, True)
+            value = self._one(objective, replace(first, context=trial(first.context)), parameters, displaced, True)
             if self._fallback is not None:
                 return [value]
-        if self._can_stack(objective, _trial(first.context), pair, parameters, displaced):
+        if self._can_stack(objective, trial(first.context), pair, parameters, displaced):
             assert isinstance(objective, StackedObjective)
             try:
                 return list(self._both(objective, first.context, pair, parameters, displaced))
@@ -149,7 +152,7 @@ class WriteFree(Execution):
         known = self._stackable.get(id(objective.module))
         if known is None:
             ((seed, c),) = probe.terms
-            far = [Probe(probe.law, ((seed, sign * _TRIAL_FACTOR * c),)) for sign in (1, -1)]
+            far = [Probe(probe.law, ((seed, sign * TRIAL_FACTOR * c),)) for sign in (1, -1)]
             try:
                 both = self._both(objective, context, far[0], parameters, displaced)
                 alone = []
@@ -177,7 +180,7 @@ class WriteFree(Execution):
         self._fallback = InPlace()
 
 
-def _trial(context: Context) -> Context:
+def trial(context: Context) -> Context:
     """What is tried out is tried on a batch of its own, the same in every life of a run."""
     return context if context.batch_seed is None else replace(context, batch_seed=derive_seed(0, "trial"))
 

@@ -7,7 +7,7 @@ an embedding, batches over seeds and fused displacement all follow from it, so t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -26,9 +26,11 @@ class Law(ABC):
         tag: name and version of the law, written into every journal ("rademacher/1"); another version of the
             package that would draw other numbers must carry another tag.
         group_shape: how ``groups`` arranges its 32 elements; (32,) or a split of it that suits the hash.
+        grouped: whether ``groups`` (times ``factor``) says all; False where ``sample`` and ``rows`` are overridden.
     """
 
     tag: ClassVar[str]
+    grouped: ClassVar[bool] = True
     group_shape: ClassVar[tuple[int, ...]] = (GROUP,)
 
     @abstractmethod
@@ -59,6 +61,14 @@ class Law(ABC):
     def scale(self, seed: int, layout: Layout) -> float:
         """The factor that goes into the coefficient of z(seed); 1 unless z is normalised over all tensors."""
         return 1.0
+
+    def of_round(self, seeds: Sequence[int], run_seed: int, step: int) -> tuple[int, ...]:
+        """What a step's fresh seeds are to be instead, where noise has something in common for some steps."""
+        return tuple(seeds)
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Called with the tensors at the starting point, before the first draw; few laws care."""
+        return
 
     def sample(
         self,
@@ -102,6 +112,16 @@ class Law(ABC):
             return noise
         offset = rows * width - first * GROUP
         return noise.gather(1, offset[:, None] + torch.arange(width, device=rows.device))
+
+
+def draw_together(law: Law, seed: int, specs: Sequence[TensorSpec], device: torch.device | str) -> dict[str, Tensor]:
+    """A grouped law's noise of many small tensors by one hash call: float32 [numel] by name."""
+    counts = [-(-s.numel // GROUP) for s in specs]
+    key = torch.cat([keys((seed,), s.name) for s in specs]).repeat_interleave(torch.tensor(counts), 0)
+    low = torch.cat([torch.arange(count, dtype=torch.int32) for count in counts])
+    noise = law.groups(key.to(device), low.to(device)).reshape(-1)
+    starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
+    return {s.name: noise[a * GROUP : a * GROUP + s.numel] * law.factor(s) for s, a in zip(specs, starts, strict=False)}
 
 
 def keys(seeds: Sequence[int], name: str, device: torch.device | str = "cpu") -> Tensor:

@@ -23,6 +23,7 @@ class Coordinate(Law):
     """One coordinate a seed."""
 
     tag: ClassVar[str] = "coordinate/1"
+    grouped: ClassVar[bool] = False
 
     def groups(self, key: Tensor, low: Tensor, high: int = 0) -> Tensor:
         """A coordinate is no function of a hash; ``sample`` and ``rows`` are overridden instead."""

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from blackbox.layout import Layout, TensorSpec
-from blackbox.noise.base import GROUP, Law, keys
-from blackbox.noise.coordinate import Coordinate
+from blackbox.noise.base import GROUP, Law, draw_together, keys
 from blackbox.noise.kernels import compiler_works, kernel, wide
-from blackbox.noise.sparse import Sparse
+from blackbox.noise.low_rank import FactorNoise, low_rank_of
 
 _CHUNK = 1 << 17
 _PAIR = 2 * GROUP  # one Rademacher hash
@@ -36,6 +35,9 @@ FUSE_FROM = 1 << 14
 
 KEPT = 1 << 20
 """Elements of noise that a displacer holds at most: drawn for a round's candidates, wanted again for its update."""
+
+_FACTORS = 64
+"""Terms of low-rank noise that are added in one pass."""
 
 Term = tuple[int, float]
 """(seed, coefficient); the coefficient includes the law's scale."""
@@ -57,12 +59,13 @@ class Displacer:
         self.law = law
         self.layout = layout
         self.scaled = type(law).scale is not Law.scale
-        self.fused = fused and not isinstance(law, Sparse | Coordinate)
+        self.fused = fused and law.grouped
         self._tables: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         small = [s for s in layout.specs if s.numel < FUSE_FROM]
         together = len(small) > 1 and sum(s.numel for s in small) <= KEPT
         self._few = {s.name: s for s in small} if together else {}
         self._few_drawn: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
+        self._factors = FactorNoise(layout)
         self._kept: dict[tuple[str, torch.dtype, torch.device], tuple[list[int], Tensor]] = {}
 
     def terms(self, terms: Sequence[Term]) -> list[Term]:
@@ -78,6 +81,9 @@ class Displacer:
             return
         if len(terms) > 1 and base.numel() < FUSE_FROM:
             self._sum(out, base, spec, terms, decay)
+            return
+        if self._is_factored(base, spec):
+            self._add_factors(out, base, spec, terms, decay)
             return
         for seed, coefficient in terms:
             main = self._main(base)
@@ -184,16 +190,16 @@ class Displacer:
 
     def small_noise(self, seed: int, specs: Sequence[TensorSpec], device: torch.device) -> dict[str, Tensor]:
         """Unscaled noise of many small tensors by one hash call: float32 [numel] by name."""
-        if isinstance(self.law, Sparse | Coordinate):
-            return {s.name: self.law.sample((seed,), s, 0, s.numel, device)[0] for s in specs}
-        counts = [-(-s.numel // GROUP) for s in specs]
-        key = torch.cat([keys((seed,), s.name) for s in specs]).repeat_interleave(torch.tensor(counts), 0)
-        low = torch.cat([torch.arange(count, dtype=torch.int32) for count in counts])
-        noise = self.law.groups(key.to(device), low.to(device)).reshape(-1)
-        starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
+        law = self.law
+        if law.grouped:
+            return draw_together(law, seed, specs, device)
+        low_rank = low_rank_of(law)
+        plain = [s for s in specs if low_rank is not None and not low_rank.is_factored(s)]
+        found = {}
+        if low_rank is not None and plain:
+            found = {n: z * law.factor(self.layout.by_name[n]) for n, z in low_rank.plain(seed, plain, device).items()}
         return {
-            s.name: noise[a * GROUP : a * GROUP + s.numel] * self.law.factor(s)
-            for s, a in zip(specs, starts, strict=False)
+            s.name: found[s.name] if s.name in found else law.sample((seed,), s, 0, s.numel, device)[0] for s in specs
         }
 
     def _pair_scalars(self, base: Tensor, spec: TensorSpec, decay: float, update: Term, probe: Term) -> Tensor:
@@ -227,6 +233,9 @@ class Displacer:
     ) -> None:
         if start == base.numel():
             return
+        if self._is_factored(base, spec):
+            self._add_factors(out, base, spec, [(seed, c)], decay)
+            return
         if spec.name in self._few:
             noise = self.small(seed, spec, base.device).to(wide(base)) * c
             part = base.to(noise.dtype)
@@ -237,6 +246,35 @@ class Displacer:
             noise = self.law.sample((seed,), spec, low, high, base.device)[0].to(wide(base))
             part = base[low:high].to(noise.dtype)
             out[low:high] = noise.mul_(c).add_(part if decay == 1.0 else part * decay)
+
+    def factors(self, seeds: Sequence[int], spec: TensorSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+        """L and R of a matrix, z = L R^T, float32 [k, m, r] and [k, n, r]; only under a low-rank law.
+
+        Those of all matrices are drawn by one hash call a seed, and kept for the seeds in use.
+        """
+        law = low_rank_of(self.law)
+        assert law is not None
+        left, right = self._factors.of(law, seeds, spec, device)
+        return left * self.law.factor(spec), right
+
+    def _is_factored(self, base: Tensor, spec: TensorSpec) -> bool:
+        """Whether z can be added as a product of thin matrices. In float64 that would show: elements are float32."""
+        law = low_rank_of(self.law)
+        large = base.numel() >= FUSE_FROM and base.dtype == torch.float32
+        return law is not None and large and law.is_factored(spec)
+
+    def _add_factors(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float) -> None:
+        """``displace`` by low-rank noise: one pass for every few terms."""
+        for low in range(0, len(terms), _FACTORS):
+            part = terms[low : low + _FACTORS]
+            left, right = self.factors([seed for seed, _ in part], spec, base.device)
+            weights = torch.tensor([c for _, c in part], device=base.device)
+            left = (left * weights[:, None, None]).transpose(0, 1).flatten(1)
+            right = right.transpose(0, 1).flatten(1)
+            into = out.view(spec.shape) if out.dtype == base.dtype else None
+            base, decay = torch.addmm(base.view(spec.shape), left, right.t(), beta=decay, out=into).view(-1), 1.0
+        if base.dtype != out.dtype:
+            out.copy_(base)
 
     def _sum(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float) -> None:
         """``displace`` by many terms at once, as many as KEPT allows."""

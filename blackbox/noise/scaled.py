@@ -41,6 +41,7 @@ class Scaled(Law):
         self.over = over
         self.factors = tuple(factors.items())
         self.group_shape = over.group_shape  # type: ignore[misc]
+        self.grouped = over.grouped  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scaled) and (self.over, self.factors) == (other.over, other.factors)
@@ -55,6 +56,14 @@ class Scaled(Law):
     def groups(self, key: Tensor, low: Tensor, high: int = 0) -> Tensor:
         """The law underneath, unscaled (a group does not know its tensor)."""
         return self.over.groups(key, low, high)
+
+    def of_round(self, seeds: Sequence[int], run_seed: int, step: int) -> tuple[int, ...]:
+        """As the law underneath."""
+        return self.over.of_round(seeds, run_seed, step)
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """As the law underneath."""
+        self.over.begin(tensors)
 
     def run(self, key: Tensor, count: int) -> tuple[Tensor, ...]:
         """The law underneath, unscaled."""

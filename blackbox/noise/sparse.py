@@ -1,14 +1,14 @@
 """Sparse noise: another law's z, kept where a mask says so and 0 elsewhere.
 
 The mask is a pure function of (tensor name, element index) like the noise itself, so a slice of the sparse noise is
-the sparse noise of the slice, and nothing of the parameters' size is stored.
+the sparse noise of the slice. A random mask is never stored; one by magnitude is one bit an element.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from blackbox.errors import UserError
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law, keys
 from blackbox.noise.hash import threefry
+from blackbox.noise.magnitude import MagnitudeMask
 from blackbox.seeds import derive_seed
 
 
@@ -52,17 +53,21 @@ class Sparse(Law):
 
     Args:
         over: the law underneath.
-        density: share of elements kept, for the built-in random mask.
+        density: share of elements kept, for the built-in masks.
         seed: seed of the random mask.
         mask: a mask of your own instead.
+        keep: which elements a built-in mask keeps: random ones, or in each tensor the smallest or the largest at the
+            starting point.
     """
 
     over: Law
     density: float = 1.0
     seed: int = 0
     mask: Mask | None = None
+    keep: Literal["random", "smallest", "largest"] = "random"
 
     tag: ClassVar[str] = "sparse/1"
+    grouped: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.over.scale(1, Layout.of({"x": (4,)})) != 1.0:
@@ -70,12 +75,26 @@ class Sparse(Law):
                 f"{type(self.over).__name__} is normalised over all tensors and cannot be masked; "
                 "use gaussian or rademacher under a sparse law."
             )
-        if self.mask is None:
+        if self.keep not in ("random", "smallest", "largest"):
+            raise UserError(f"keep is random, smallest or largest, not {self.keep!r}.")
+        if self.mask is None and self.keep == "random":
             object.__setattr__(self, "mask", RandomMask(self.density, self.seed))
+        elif self.mask is None:
+            object.__setattr__(self, "mask", MagnitudeMask(self.density, self.keep == "largest"))
 
     def groups(self, key: Tensor, low: Tensor, high: int = 0) -> Tensor:
         """The law underneath, unmasked (a group does not know its tensor)."""
         return self.over.groups(key, low, high)
+
+    def of_round(self, seeds: Sequence[int], run_seed: int, step: int) -> tuple[int, ...]:
+        """As the law underneath."""
+        return self.over.of_round(seeds, run_seed, step)
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """A mask by magnitude is made from these tensors."""
+        self.over.begin(tensors)
+        if isinstance(self.mask, MagnitudeMask):
+            self.mask.begin(tensors)
 
     def sample(
         self, seeds: Sequence[int], spec: TensorSpec, start: int, stop: int, device: torch.device | str = "cpu"

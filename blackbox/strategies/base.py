@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from blackbox.estimators.base import Plan, Round
 from blackbox.feedback import Answers, Feedback
+from blackbox.noise.base import Law
 from blackbox.parameters import Parameters
 
 
@@ -18,6 +20,11 @@ class Strategy(ABC):
     """
 
     accepts: frozenset[type[Feedback]]
+
+    @property
+    def laws(self) -> Sequence[Law]:
+        """The laws that its candidates are drawn from; a session shows them the starting point."""
+        return ()
 
     def begin(self, parameters: Parameters) -> None:
         """Called when a session takes the strategy up, and when people move the search: it begins where it is now."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, ClassVar, Protocol, cast
 
 from blackbox.direction import Direction
 from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
 from blackbox.feedback import Answers, Feedback
+from blackbox.noise.base import Law
 from blackbox.optimizers.base import Optimizer
 from blackbox.parameters import Parameters
 from blackbox.strategies.base import Strategy
+from blackbox.variance.terms import laws_of
 
 
 class LineSearch(Protocol):
@@ -24,10 +28,6 @@ class LineSearch(Protocol):
 
     def choose(self, round: Round, first: int, estimate: Estimate, answers: Answers) -> Direction:
         """The displacement to move by, from the answers."""
-        ...
-
-    def begin(self) -> None:
-        """Called when a search begins, and when it goes on from another point."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,12 +59,20 @@ class GradientStrategy(Strategy):
         self.accepts = estimator.accepts if line_search is None else estimator.accepts & line_search.accepts
         self._estimate: Estimate | None = None
         self._search_from = 0
+        self._fresh: dict[str, Any] | None = None
+
+    @property
+    def laws(self) -> Sequence[Law]:
+        """The estimator's."""
+        return list(laws_of(self.estimator))
 
     def begin(self, parameters: Parameters) -> None:
-        """As the base says."""
+        """As the base says: what the parts have learnt elsewhere, momentum and past directions, is forgotten."""
         self._estimate = None
-        if self.line_search is not None:
-            self.line_search.begin()
+        if self._fresh is None:
+            self._fresh = deepcopy(self.state_dict())
+        else:
+            self.load_state_dict(deepcopy(self._fresh))
 
     def plan(self, round: Round, phase: int, answers: Answers) -> Plan:
         """The estimator's phases, then the line search's."""

@@ -7,6 +7,9 @@ along the mean of the directions since the last success.
 With ``adaptive`` s follows what wins: the next longest step is 1/b times the step that won, and b times the present one
 after a failed round. (The paper leaves it fixed, and so stops where the shortest step is too long.)
 
+With one step, no memory and ``uphill`` the best of {x, x - s g, x + s g} is taken, and nothing else is carried over:
+the conservative descent of ZO-Bench (arXiv:2402.11592).
+
 The candidates are ordinary queries: whoever ranks the probes, ranks these.
 """
 
@@ -33,6 +36,7 @@ class RankLineSearch:
         candidates: n, steps tried; at least 1.
         memory: failed rounds whose directions are kept at most.
         adaptive: let s follow the steps that win.
+        uphill: try x + s g, too.
     """
 
     accepts: ClassVar[frozenset[type[Feedback]]] = frozenset({Values, Ranking, Preferences})
@@ -44,6 +48,7 @@ class RankLineSearch:
         candidates: int = 5,
         memory: int = 20,
         adaptive: bool = True,
+        uphill: bool = False,
     ) -> None:
         if not step > 0:
             raise UserError(f"step must be positive, not {step}.")
@@ -58,6 +63,7 @@ class RankLineSearch:
         self.candidates = candidates
         self.memory = memory
         self.adaptive = adaptive
+        self.uphill = uphill
         self._failed: list[tuple[list[int], list[float]]] = []  # seeds and weights
 
     def next(self, round: Round, phase: int, first: int, estimate: Estimate, answers: Answers) -> Plan:
@@ -94,12 +100,9 @@ class RankLineSearch:
         seeds = [seed for some, _ in every for seed in some]
         weights = np.array([weight for _, some in every for weight in some]) / len(every)
         lengths = round.radius * self.step * self.shrink ** np.arange(self.candidates)
+        lengths = np.append(lengths, -lengths[0]) if self.uphill else lengths
         steps = [Probe(now.law, tuple(zip(seeds, (-s * weights).tolist(), strict=True))) for s in lengths]
         return [*steps, *estimate.proposals, None]
-
-    def begin(self) -> None:
-        """The search is elsewhere: the directions that failed there say nothing here."""
-        self._failed = []
 
     def state_dict(self) -> dict[str, Any]:
         """The longest step, and the directions since the last success."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blackbox.execution import Batched, Execution, InPlace, WriteFree
+from blackbox.execution import Batched, Execution, InPlace, LowRankForward, WriteFree
 from blackbox.testing.executions import ExecutionSuite
 
 
@@ -12,6 +12,12 @@ class TestWriteFree(ExecutionSuite):
     @pytest.fixture
     def execution(self) -> Execution:
         return WriteFree()
+
+
+class TestLowRankForward(ExecutionSuite):
+    @pytest.fixture
+    def execution(self) -> Execution:
+        return LowRankForward()
 
 
 class TestInPlace(ExecutionSuite):
