@@ -4,6 +4,7 @@ from blackbox.execution.base import Execution, Outcome
 from blackbox.execution.batched import Batched, materialise
 from blackbox.execution.in_place import InPlace
 from blackbox.execution.layers import LayerAccess
+from blackbox.execution.low_rank import LowRankForward
 from blackbox.execution.write_free import WriteFree
 from blackbox.objective import LayeredObjective, ModuleObjective, Objective
 
@@ -15,4 +16,14 @@ def choose(objective: Objective) -> Execution:
     return WriteFree() if isinstance(objective, ModuleObjective) else Batched()
 
 
-__all__ = ["Batched", "Execution", "InPlace", "LayerAccess", "Outcome", "WriteFree", "choose", "materialise"]
+__all__ = [
+    "Batched",
+    "Execution",
+    "InPlace",
+    "LayerAccess",
+    "LowRankForward",
+    "Outcome",
+    "WriteFree",
+    "choose",
+    "materialise",
+]
