@@ -13,7 +13,7 @@ folder/name/
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -31,6 +31,7 @@ from blackbox.parameters import Parameters
 from blackbox.result import Result
 from blackbox.run import Tolerance, run
 from blackbox.session import Session
+from blackbox.training import Training
 
 __all__ = ["Experiment", "holds_run", "settings_of"]
 
@@ -64,6 +65,8 @@ class Experiment:
 
     def run(self, hooks: Sequence[Hook] = ()) -> Result:
         """Run to the end of the budget, or until interrupted (see the result's status)."""
+        if self.config.trains_itself:
+            return self._train(hooks)
         config = self.config
         with config.importing(), ExitStack() as stack:
             strategy = build_strategy(config)
@@ -103,6 +106,33 @@ class Experiment:
                 self._test("after", problem, session)
         return result
 
+    def _train(self, hooks: Sequence[Hook]) -> Result:
+        """The run of a problem that makes its own steps."""
+        config = self.config
+        assert config.problem is not None
+        with config.importing(), ExitStack() as stack:
+            budget: Budget = config.budget.build()
+            journal = stack.enter_context(closing(Journal(self.folder)))
+            write_whole(self.folder / CONFIG, config.dump().encode())
+            self._baselines()
+            problem = config.problem.build()
+            stack.callback(getattr(problem, "close", lambda: None))
+            memory = PeakMemory(problem.parameters().device)
+            settings = settings_of(None, problem.parameters())
+            training = Training(problem, journal, config.run.seed, settings, self._inexact)
+            self._measure("before", problem, training.step)
+            result = training.run(
+                budget,
+                [MetricsFile(self.folder), *hooks],
+                _metrics(problem, config.run.evaluate_on),
+                config.run.evaluate_every,
+                config.run.checkpoint_every,
+            )
+            self._note_result(result, memory.read(), False)
+            if result.status.finished:
+                self._measure("after", problem, training.step)
+        return result
+
     def _baselines(self) -> None:
         """Each on a problem of its own, as it may change the weights; what is known is not done again."""
         assert self.config.problem is not None or not self.config.baselines
@@ -114,18 +144,22 @@ class Experiment:
 
     def _test(self, moment: str, problem: Any, session: Session) -> None:
         """Metrics on the test split, and samples: at the start ("before"), or the present point ("after")."""
+        # Once a query is asked, a look at the test split would come between the passes of an evaluation.
+        if moment == "before" and not session.between_rounds:
+            return
+        self._measure(moment, problem, session.steps, session.flush)
+
+    def _measure(self, moment: str, problem: Any, step: int, flush: Callable[[], None] = lambda: None) -> None:
         split = self.config.run.test_on
         measure = getattr(problem, "metrics", None)
         if measure is None or split is None:
             return
-        # Once a query is asked, a look at the test split would come between the passes of an evaluation.
-        begun = session.steps > 0 or not session.between_rounds
-        if moment == "before" and (begun or moment in read_json(self.folder / TEST)):
+        if moment == "before" and (step > 0 or moment in read_json(self.folder / TEST)):
             return
-        session.flush()
+        flush()
         samples = getattr(problem, "samples", None)
         facts = {"metrics": measure(split), "samples": samples() if callable(samples) else []}
-        self._note(moment, {"step": session.steps, **facts})
+        self._note(moment, {"step": step, **facts})
 
     def _note(self, key: str, value: Any) -> None:
         write_json(self.folder / TEST, {**read_json(self.folder / TEST), key: value})

@@ -153,6 +153,10 @@ class OpaqueLayer(nn.Module):
         self._afford(len(x), "this forward pass")
         return self._ask(x, "inference")
 
+    def queries_of(self, x: Tensor) -> int:
+        """What one sample of x [batch, *in] costs: in a forward pass that wants a gradient, and its backward."""
+        return 1 + int(self._plan(x[:1], int(self.calls)).matrix.any(1).sum())
+
     def extra_repr(self) -> str:
         """What stands in the module's print."""
         name = getattr(self.f, "__name__", type(self.f).__name__)

@@ -33,6 +33,9 @@ BLOCKS = {
     "run": "name, seed, folder and intervals",
 }
 
+HOW = ("oracle", "estimator", "variance_reduction", "strategy", "optimizer", "execution")
+"""The blocks that say how a problem is optimised; one that trains itself has none of them."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -60,6 +63,11 @@ class Config:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.run.folder).expanduser() / self.name
+
+    @property
+    def trains_itself(self) -> bool:
+        """Whether the problem makes its own steps (``blackbox.training.Trainable``), so that no block says how."""
+        return self.problem is not None and callable(getattr(self.problem.target, "make_step", None))
 
     @property
     def blocks(self) -> list[Block]:
@@ -90,6 +98,8 @@ class Config:
         }
         if self.oracle.wants("execution") is None:
             del blocks["execution"]
+        if self.trains_itself:
+            blocks = {key: value for key, value in blocks.items() if key not in HOW}
         return {key: value for key, value in blocks.items() if value not in (None, [])}
 
     def dump(self) -> str:
@@ -194,7 +204,8 @@ def build_strategy(config: Config) -> Any:
 def check_build(config: Config) -> None:
     """Build all that is cheap (not the problem and its oracle), so that values out of range are found too."""
     with config.importing():
-        build_strategy(config)
+        if not config.trains_itself:
+            build_strategy(config)
         config.budget.build()
         if config.execution is not None:
             config.execution.build()

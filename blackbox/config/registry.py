@@ -34,6 +34,8 @@ BASES = {
     "line-search": "blackbox.strategies.gradient:LineSearch",
     "execution": "blackbox.execution.base:Execution",
     "baseline": "",
+    "images": "problems.smoothing.images:Images",
+    "black-box": "problems.smoothing.box:BlackBox",
 }
 """The kinds, each with the base class that an annotation names ("" where any class will do)."""
 
@@ -118,7 +120,21 @@ BUILT_IN = (
         "a network that corrects a coarse solver of Burgers' equation",
         "arXiv:2007.00016",
     ),
+    Component(
+        "problem",
+        "defence",
+        "problems.smoothing.defence:Defence",
+        "a denoiser, and an encoder, in front of a black box that is only asked: ZO-AE-DS",
+        "arXiv:2203.14195",
+    ),
     Component("problem", "small-net", "problems.small_net:SmallNet", "a small network on synthetic classes"),
+    Component(
+        "problem",
+        "image-classification",
+        "problems.training:ImageClassification",
+        "an image classifier from scratch, by forward passes",
+        "arXiv:2310.02025",
+    ),
     Component("oracle", "objective", "oracles.objective:ObjectiveOracle", "values of the problem's own objective"),
     Component(
         "oracle",
@@ -153,6 +169,20 @@ BUILT_IN = (
     Component("noise", "sparse", "blackbox.noise:Sparse", "another law where a mask keeps it"),
     Component("noise", "scaled", "blackbox.noise:Scaled", "another law times a factor for each tensor"),
     Component(
+        "noise",
+        "blockwise",
+        "blackbox.noise:Blockwise",
+        "another law on one block of tensors after the other",
+        "arXiv:2402.11592",
+    ),
+    Component(
+        "noise",
+        "low-rank",
+        "blackbox.noise:LowRank",
+        "products of thin factors in matrices: LOZO, SubZero, EGGROLL",
+        "arXiv:2410.07698",
+    ),
+    Component(
         "estimator",
         "central",
         "blackbox.estimators:CentralDifference",
@@ -179,6 +209,13 @@ BUILT_IN = (
         "blackbox.estimators:AugmentedRandomSearch",
         "the best directions only, scaled by the spread of their values",
         "arXiv:1803.07055",
+    ),
+    Component(
+        "estimator",
+        "fzoo",
+        "blackbox.estimators:SpreadNormalized",
+        "one-sided differences over the spread of their values: FZOO",
+        "arXiv:2506.09034",
     ),
     Component(
         "estimator",
@@ -260,6 +297,13 @@ BUILT_IN = (
         "drawn in proportion to past slopes",
         "arXiv:1401.2753",
     ),
+    Component(
+        "selection",
+        "layer-shares",
+        "blackbox.estimators.layer_shares:LayerShares",
+        "a random mask at a share of its own for each layer",
+        "arXiv:2310.02025",
+    ),
     Component("variance-reduction", "average", "blackbox.variance:Average", "the mean over repeats"),
     Component("variance-reduction", "antithetic", "blackbox.variance:Antithetic", "along z and -z"),
     Component(
@@ -340,6 +384,13 @@ BUILT_IN = (
         "the best of points at geometric distances",
         "arXiv:1911.06317",
     ),
+    Component(
+        "strategy",
+        "grasp",
+        "blackbox.strategies.grasp:GraSP",
+        "shares of each layer from a score at the first weights, then masked descent: ZO-GraSP",
+        "arXiv:2310.02025",
+    ),
     Component("strategy", "cma-es", "blackbox.strategies:CMAES", "CMA-ES on vectors", "arXiv:1604.00772"),
     Component(
         "strategy",
@@ -347,6 +398,13 @@ BUILT_IN = (
         "blackbox.strategies:PreferentialBayes",
         "a Gaussian process of preferences in a subspace, by BoTorch: qEUBO",
         "arXiv:2303.15746",
+    ),
+    Component(
+        "strategy",
+        "trajectory",
+        "blackbox.strategies:TrajectoryProcess",
+        "the gradient of a Gaussian process of the trajectory's answers: ZoRD",
+        "arXiv:2308.04077",
     ),
     Component(
         "line-search",
@@ -361,6 +419,20 @@ BUILT_IN = (
         "blackbox.execution:WriteFree",
         "displaced weights on the fly; the default for modules",
     ),
+    Component(
+        "execution",
+        "layers",
+        "blackbox.execution:LayerAccess",
+        "coordinates by restarting at their layer; the default for modules that offer layers",
+        "arXiv:2310.02025",
+    ),
+    Component(
+        "execution",
+        "low-rank",
+        "blackbox.execution:LowRankForward",
+        "low-rank noise beside the product with the weights, several probes a forward",
+        "arXiv:2511.16652",
+    ),
     Component("execution", "in-place", "blackbox.execution:InPlace", "merged passes over the weights, float32"),
     Component(
         "execution",
@@ -368,14 +440,39 @@ BUILT_IN = (
         "blackbox.execution:Batched",
         "many candidates a call; the default for vectors",
     ),
+    Component(
+        "execution",
+        "workers",
+        "blackbox.execution.workers:Workers",
+        "a round's queries over local processes",
+        "arXiv:2310.02025",
+    ),
     Component("baseline", "zero-shot", "problems.llm.baselines:zero_shot", "the model untouched"),
     Component("baseline", "adamw", "problems.llm.baselines:adamw", "backpropagation and AdamW", "arXiv:1711.05101"),
+    Component(
+        "baseline",
+        "first-order",
+        "problems.training:first_order",
+        "an image classifier by backpropagation, on the run's batches",
+    ),
     Component(
         "baseline",
         "mean-ratings",
         "problems.preferences.value_fit:mean_ratings",
         "least squares on the mean ratings of the same people",
     ),
+    Component("images", "digits", "problems.smoothing.images:Digits", "handwritten digits of scikit-learn, 8 x 8"),
+    Component(
+        "images",
+        "fashion-mnist",
+        "problems.smoothing.images:FashionMnist",
+        "Fashion-MNIST, 28 x 28, from its own files",
+        "arXiv:1708.07747",
+    ),
+    Component("images", "arrays", "problems.smoothing.images:ArrayImages", "images in a NumPy archive"),
+    Component("black-box", "network", "problems.smoothing.box:Network", "a classifier with saved weights"),
+    Component("black-box", "http", "problems.smoothing.box:HttpBox", "a service that answers JSON by JSON"),
+    Component("black-box", "command", "problems.smoothing.box:CommandBox", "a program that answers JSON by JSON"),
 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from blackbox.config.block import Block
 from blackbox.config.fit import execution_misfit, kinds_of, misfit
+from blackbox.config.loader import HOW
 from blackbox.config.registry import components, find
 from blackbox.config.source import Cursor, nearest
 
@@ -19,6 +20,11 @@ _DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".gguf")
 
 def check_together(config: Config, root: Cursor) -> None:
     """Refuse blocks that are missing, useless or unfit beside the others; raises UserError."""
+    if config.problem is not None and config.trains_itself:
+        for key in HOW:
+            if key in root.value:
+                raise root.error(f"{config.problem.label} trains itself; leave the block out.", key)
+        return
     for key in ("estimator", "optimizer"):
         given, needed = getattr(config, key), config.strategy.injected.get(key)
         if key == "optimizer" and needed is False:  # the one thing that can stand in for it

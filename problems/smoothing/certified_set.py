@@ -19,7 +19,7 @@ from torch import Tensor
 
 from blackbox.errors import UserError
 from blackbox.hooks import write_whole
-from problems.smoothing.certify import Certificate, Classify, certify
+from problems.smoothing.certify import Certificate, Classify, certify, check_settings, hits_needed
 
 
 class SmoothedClassifier(NamedTuple):
@@ -137,6 +137,9 @@ def certify_set(
         "radii": asked if early_stop else None,
         "identity": identity,
     }
+    check_settings(sigma, alpha, batch, selection, estimation)  # before they are written down
+    if asked:
+        hits_needed(asked, estimation, alpha, sigma)
     done = _taken_up(path, settings, inputs, truth)[: len(truth)]
     for example in range(len(done), len(truth)):
         stops = asked if early_stop else None

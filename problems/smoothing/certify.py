@@ -99,7 +99,7 @@ def certify(
         UserError: sizes out of range; scores that aren't finite or have a wrong shape.
     """
     needed = None if radii is None else hits_needed(radii, estimation, alpha, sigma)
-    _check(sigma, alpha, batch, selection, estimation)
+    check_settings(sigma, alpha, batch, selection, estimation)
     noisy = _Noisy(x, sigma, batch, seed, example)
     chosen = _Counts(classify).over(noisy.batches("selection", selection))
     selected = int(chosen.argmax())
@@ -124,7 +124,7 @@ def predict(
 
     It abstains where a two-sided binomial test can't tell the two classes seen most often apart.
     """
-    _check(sigma, alpha, batch, draws, draws)
+    check_settings(sigma, alpha, batch, draws, draws)
     counts = _Counts(classify).over(_Noisy(x, sigma, batch, seed, example).batches("prediction", draws))
     first, second = (*counts.sort(descending=True, stable=True).values.tolist(), 0)[:2]
     sure = float(binomtest(first, first + second, 0.5).pvalue) <= alpha
@@ -245,7 +245,8 @@ def classes_of(classify: Classify, inputs: Tensor) -> Tensor:
     return found.argmax(1)
 
 
-def _check(sigma: float, alpha: float, batch: int, selection: int, estimation: int) -> None:
+def check_settings(sigma: float, alpha: float, batch: int, selection: int, estimation: int) -> None:
+    """UserError for settings that make no sense."""
     if not 0 < sigma < math.inf:
         raise UserError(f"sigma is a standard deviation: positive and finite, not {sigma}.")
     if not 0 < alpha < 1:

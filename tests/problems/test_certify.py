@@ -346,3 +346,17 @@ def test_a_run_without_a_classifier_is_refused_in_words(tmp_path, monkeypatch, c
     capsys.readouterr()
     assert command("runs/functions") == 2
     assert "has nothing to certify" in capsys.readouterr().err
+
+
+def test_settings_that_make_no_sense_are_refused_before_they_are_written_down(tmp_path: Path) -> None:
+    path = tmp_path / "certificates.jsonl"
+    x = torch.zeros(1, 2)
+
+    def classify(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(inputs), dtype=torch.int64)
+
+    with pytest.raises(UserError, match="alpha is a probability"):
+        certify_set(classify, x, [0], 0.25, alpha=5.0, path=path)
+    with pytest.raises(UserError, match="radii must be 0 or more"):
+        certify_set(classify, x, [0], 0.25, radii=[-1.0], path=path)
+    assert not path.exists()
