@@ -47,7 +47,8 @@ class CommandTransport:
             environment itself, which the program inherits.
 
     Raises:
-        UserError: a program or folder that isn't there, numbers out of range.
+        UserError: a Python file or folder that isn't there, numbers out of range. That another program isn't there
+            shows when it is asked.
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class CommandTransport:
     ) -> None:
         if isinstance(command, str) or not command:
             raise UserError("command is a list of the program and its arguments, such as [python, my_program.py].")
+        if not all(isinstance(word, str) for word in command):
+            raise UserError(f"command is a list of words, not {list(command)}; put numbers in quotes.")
+        if not all(isinstance(value, str) for value in (environment or {}).values()):
+            raise UserError("environment: values are words; put numbers in quotes.")
         if not timeout > 0 or concurrency < 1:
             raise UserError(f"timeout and concurrency must be positive, not {timeout} and {concurrency}.")
         if persistent and concurrency > 1:
@@ -140,6 +145,9 @@ class CommandTransport:
 
     def _by_line(self, data: bytes) -> bytes:
         with self._lock:
+            if self._lines is not None and self._lines.over:  # it ended after its last answer
+                self._lines.end()
+                self._lines = None
             lines = self._lines = self._lines or _Lines(self._start())
             try:
                 if self._closed:  # meanwhile
@@ -156,6 +164,7 @@ class _Lines:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self.over = False
         self._answers: SimpleQueue[bytes | None] = SimpleQueue()
         self._complaints: deque[bytes] = deque(maxlen=_TAIL)
         assert process.stdout is not None and process.stderr is not None
@@ -167,8 +176,10 @@ class _Lines:
             reader.start()
 
     def ask(self, data: bytes, timeout: float) -> bytes:
-        if not self._answers.empty():
-            raise Nonsense(f"it said more than one line for a request: {shown((self._answers.get() or b'').decode())}")
+        if not self._answers.empty() and (line := self._answers.get()) is not None:
+            raise Nonsense(f"it said more than one line for a request: {shown(line.decode())}")
+        if self.over:
+            self._answers.put(None)  # it has ended before it was asked
         # Written aside: a program that reads nothing would block the writer for ever once the pipe is full.
         writer = threading.Thread(target=self._write, args=(data,), daemon=True, name="oracle's questions")
         writer.start()
@@ -203,6 +214,7 @@ class _Lines:
     def _read(self, pipe: IO[bytes]) -> None:
         for line in pipe:
             self._answers.put(line)
+        self.over = True
         self._answers.put(None)
 
     def _listen(self, pipe: IO[bytes]) -> None:
@@ -240,7 +252,7 @@ def _found(word: str, folder: Path) -> str:
     """See ``CommandTransport``: command."""
     if word == "python":
         return sys.executable
-    if word.endswith(".py") and not (folder / word).exists():
+    if word.endswith(".py") and not word.startswith("-") and "=" not in word and not (folder / word).exists():
         for place in sys.path:
             if (Path(place) / word).is_file():
                 return str((Path(place) / word).resolve())

@@ -68,7 +68,8 @@ class HttpTransport:
         concurrency: requests under way at once at most.
         token_env: environment variable with a token, sent as ``Authorization: Bearer``.
         headers_env: further headers, each with the environment variable that holds its value.
-        timeout: seconds that an attempt may take, reading the reply included.
+        timeout: seconds that an attempt may take to connect, to send, and between two pieces of the reply; the body
+            as a whole must have come by then too.
         attempts: how often a request is sent at most: again after a broken connection, a time-out and the statuses
             408, 429, 500, 502, 503, 504.
         backoff: seconds before the second attempt; doubled for each further one, less up to half at random.
@@ -103,6 +104,11 @@ class HttpTransport:
                 raise UserError(f"{name} must be at least {least}, not {number}.")
         if not timeout > 0 or (rate is not None and not rate > 0):
             raise UserError(f"timeout and rate must be positive, not {timeout} and {rate}.")
+        if not longest_wait >= 0:
+            raise UserError(f"longest_wait is a number of seconds: 0 or more, not {longest_wait}.")
+        for name in headers_env or ():
+            if not name.isascii():
+                raise UserError(f"headers_env: a header's name is plain ASCII, not {name!r}.")
         self.concurrency = concurrency
         self.token_env = token_env
         self.headers_env = dict(headers_env or {})
@@ -193,10 +199,10 @@ class HttpTransport:
             where = _place(response.headers.get("Location", ""))
             raise Refused(f"HTTP {status}: it redirects to {where}, which is not followed", again=False)
         if not response.is_success:
-            words = f": {self._clean(shown(body.decode(errors='replace')))}" if body else ""
+            words = f": {shown(self._clean(body.decode(errors='replace')))}" if body else ""
             wait = _retry_after(response.headers.get("Retry-After"))
             raise Refused(f"HTTP {status}{words}", status in _TRY_AGAIN, status not in _NOT_TAKEN, wait)
-        return bytes(body)
+        return self._clean(bytes(body).decode(errors="replace")).encode()
 
     def _secret(self, variable: str) -> str:
         secret = os.environ.get(variable, "")

@@ -74,7 +74,8 @@ class _Replayed(LocalOracle):
             said = self._said(ids, candidates, context)
         except Exception as error:  # whatever a problem of the user's raises
             return [Failed(ids, reason_of(error), cost)]
-        unjudged = tuple(i for i in ids if i not in {one for feedback in said for one in feedback.ids})
+        judged = {one for feedback in said for one in feedback.ids}
+        unjudged = tuple(i for i in ids if i not in judged)
         if unjudged:
             said.append(Ranking((), unjudged, cost={"queries": 0.0}))
         add_cost(said[0].cost, {**cost, "seconds": time.perf_counter() - began})

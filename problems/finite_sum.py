@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from blackbox.errors import UserError
 from blackbox.probe import ALL_DATA, Context
-from problems.base import VectorProblem, examples_of
+from problems.base import VectorProblem, cost_of_examples, examples_of
 from problems.device import resolve_device, resolve_dtype
 
 
@@ -31,7 +31,7 @@ class FiniteSum(VectorProblem):
         hidden: widths of the hidden layers (tanh); none is logistic regression.
         batch_size: examples that a batch seed draws.
         l2: the penalty's factor, in every value.
-        held_out: share of the table kept for testing.
+        held_out: share of the table that is kept apart, half for validation and half for testing.
         seed: of the split and of the initial weights (without hidden layers they are 0).
         device: auto, cuda, mps or cpu.
         dtype: float64 or float32.
@@ -65,7 +65,7 @@ class FiniteSum(VectorProblem):
         features, labels = _table(table)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(labels), generator=generator)
-        cut = max(1, round(len(labels) * held_out))
+        cut = max(2, round(len(labels) * held_out))
         self.examples = len(labels) - cut
         if not 1 <= batch_size <= self.examples:
             raise UserError(f"batch_size: 1 to {self.examples} (the training examples), not {batch_size}.")
@@ -73,7 +73,11 @@ class FiniteSum(VectorProblem):
         scaled = (features - train.mean(0)) / train.std(0).clamp_min(1e-6)
         self._data = {
             split: (scaled[rows].to(self.device, self.dtype), labels[rows].to(self.device))
-            for split, rows in (("train", order[cut:]), ("test", order[:cut]))
+            for split, rows in (
+                ("train", order[cut:]),
+                ("validation", order[: cut // 2]),
+                ("test", order[cut // 2 : cut]),
+            )
         }
         classes = int(labels.max()) + 1
         self._widths = [features.shape[1], *hidden, 1 if classes == 2 else classes]
@@ -88,14 +92,12 @@ class FiniteSum(VectorProblem):
 
     def cost(self, context: Context) -> dict[str, float]:
         """Examples."""
-        if context.indices is not None:
-            return {"examples": len(context.indices)}
-        return {"examples": self.examples if context.batch_seed is None else self.batch_size}
+        return cost_of_examples(context, self.examples, self.batch_size)
 
     def metrics(self, split: str = "test") -> dict[str, float]:
-        """``loss`` (with the penalty) and ``accuracy`` of "train" or "test"."""
+        """``loss`` (with the penalty) and ``accuracy`` of "train", "validation" or "test"."""
         if split not in self._data:
-            raise UserError(f"split: there is no '{split}'; the data has train and test.")
+            raise UserError(f"split: there is no '{split}'; the data has {', '.join(self._data)}.")
         x, (features, labels) = self.parameters().flat(), self._data[split]
         scores = self._scores(x[None], features)
         predicted = (scores[..., 0] > 0).long() if scores.shape[-1] == 1 else scores.argmax(-1)

@@ -53,7 +53,7 @@ class SmallNet(SmallModuleProblem):
         self.module.to(self.device, self.dtype).eval()
         teacher = torch.randn(inputs, classes, generator=generator)
         self._data: dict[str, tuple[Tensor, Tensor]] = {}
-        for split in ("train", "test"):
+        for split in ("train", "test", "validation"):  # in the order they are drawn
             x = torch.randn(examples, inputs, generator=generator)
             labels = (x @ teacher).argmax(-1)
             self._data[split] = (x.to(self.device, self.dtype), labels.to(self.device))
@@ -70,9 +70,9 @@ class SmallNet(SmallModuleProblem):
 
     @torch.no_grad()
     def metrics(self, split: str = "test") -> dict[str, float]:
-        """Accuracy and cross-entropy of "train" or "test"."""
+        """Accuracy and cross-entropy of "train", "validation" or "test"."""
         if split not in self._data:
-            raise UserError(f"split: there is no '{split}'; the data has train and test.")
+            raise UserError(f"split: there is no '{split}'; the data has {', '.join(self._data)}.")
         self.parameters().flush()
         x, labels = self._data[split]
         scores = self.module(x)

@@ -14,11 +14,11 @@ import torch
 
 from blackbox.budget import Budget
 from blackbox.errors import UserError
-from blackbox.estimators import OneBit, RankEstimator, RankEvolution
+from blackbox.estimators import CentralDifference, OneBit, RankEstimator, RankEvolution
 from blackbox.execution import materialise
 from blackbox.feedback import Ranking
 from blackbox.journal import Journal
-from blackbox.optimizers import SGD, Schedule
+from blackbox.optimizers import SGD, Schedule, TorchOptimizer
 from blackbox.parameters import Parameters
 from blackbox.probe import Query
 from blackbox.run import run
@@ -26,6 +26,7 @@ from blackbox.session import Session
 from blackbox.steering import Steer
 from blackbox.strategies import CMAES, GLD, GradientStrategy, RankLineSearch, Strategy
 from blackbox.testing.models import TinyObjective
+from oracles import FunctionOracle
 
 D = 4
 
@@ -94,12 +95,29 @@ def test_a_branch_drops_the_open_round_and_goes_on_from_the_point() -> None:
     assert session.parameters.flat().tolist() == point.tolist()
 
 
-def test_a_branch_forgets_directions_that_failed_elsewhere() -> None:
-    search = RankLineSearch()
-    session = make(strategy=GradientStrategy(RankEstimator(probes=5), line_search=search))
+def test_a_branch_forgets_directions_that_were_found_elsewhere() -> None:
+    search, estimator = RankLineSearch(), RankEstimator(probes=5, reuse=3)
+    session = make(strategy=GradientStrategy(estimator, line_search=search))
+    round(session)
     search._failed = [([1], [1.0])]
+    assert estimator.state_dict()["past"]
     session.steer(Steer(values=np.zeros(D)))
-    assert search._failed == []
+    assert search._failed == [] and not estimator.state_dict()["past"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "SGD", "lr": 0.1, "options": {"momentum": 0.9}}, {"name": "Adam", "lr": 0.1}]
+)
+def test_a_branch_leaves_momentum_behind(options: dict[str, Any]) -> None:
+    """Moved to the minimum exactly, where central differences are zero, the search stays there."""
+    optimizer = TorchOptimizer(**options, schedule=Schedule("constant"))
+    parameters = Parameters.from_vector(torch.full((D,), 3.0, dtype=torch.float64))
+    session = Session(GradientStrategy(CentralDifference(probes=4), optimizer), parameters)
+    oracle = FunctionOracle(lambda x: (x**2).sum(1), batched=True)
+    run(session, oracle, Budget(steps=5))
+    session.steer(Steer(values=np.zeros(D)))
+    run(session, oracle, Budget(steps=7))
+    assert parameters.flat().tolist() == [0.0] * D
 
 
 def scenario(folder: Path) -> Session:

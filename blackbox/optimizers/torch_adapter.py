@@ -105,6 +105,7 @@ class TorchOptimizer(Optimizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base says; taken up when the parameters are known."""
         self._saved = state["state"] or None
+        self._optimizer = None  # made anew, with that state or none
 
 
 def _check_options(factory: type[torch.optim.Optimizer], lr: float, options: Mapping[str, Any]) -> None:

@@ -45,6 +45,7 @@ class Recursive(Wrapper):
         require_values(name, estimator, self.full)
         require_stateless(name, estimator, self.full)
         self._last: Direction | None = None
+        self._made = -1  # the step of v
 
     @abstractmethod
     def due(self, round: Round) -> bool:
@@ -64,8 +65,6 @@ class Recursive(Wrapper):
         found = self._parts(round).estimates(answers)
         here, begins = found[0], self._begins(round)
         if here is None:
-            if begins:
-                self._last = None
             return Estimate(Direction())
         v = here.direction
         if not begins:
@@ -73,11 +72,12 @@ class Recursive(Wrapper):
             assert self._last is not None
             assert there is not None, "paired parts have their answers together"
             v = v + (self._last + there.direction * -1.0) * self.keep
-        self._last = bounded(v, round.layout, self.laws)
+        self._last, self._made = bounded(v, round.layout, self.laws), round.step
         return Estimate(self._last, here.info | {"restart": float(begins)})
 
     def _begins(self, round: Round) -> bool:
-        return self._last is None or self.due(round)
+        # After a round that was dropped or had no answer, the anchor is of another step than v.
+        return self._last is None or self._made != round.step - 1 or self.due(round)
 
     def _parts(self, round: Round) -> Parts:
         if self._begins(round):
@@ -86,8 +86,9 @@ class Recursive(Wrapper):
 
     def state_dict(self) -> dict[str, Any]:
         """v of the last step; the last point is an anchor of the session's."""
-        return {"last": None if self._last is None else to_state(self._last, self.laws)}
+        return {"last": None if self._last is None else to_state(self._last, self.laws), "made": self._made}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base says."""
         self._last = None if state["last"] is None else from_state(state["last"], self.laws)
+        self._made = state.get("made", -1)

@@ -49,6 +49,7 @@ class SVRG(Wrapper):
         require_stateless("SVRG", estimator, self.full)
         self.every = every
         self._snapshot: Direction | None = None
+        self._made = -1  # the step of the snapshot
 
     def next(self, round: Round, phase: int, answers: Answers) -> Plan:
         """All data at a new snapshot, or the minibatch here and at the snapshot."""
@@ -64,7 +65,7 @@ class SVRG(Wrapper):
                 self._snapshot = None  # the anchor has moved on without an estimate: the next step takes another
             return Estimate(Direction())
         if self._renews(round):
-            self._snapshot = bounded(here.direction, round.layout, self.laws)
+            self._snapshot, self._made = bounded(here.direction, round.layout, self.laws), round.step
             return Estimate(here.direction, here.info | info)
         there = found[1]
         assert self._snapshot is not None
@@ -72,7 +73,8 @@ class SVRG(Wrapper):
         return Estimate(here.direction + there.direction * -1.0 + self._snapshot, here.info | info)
 
     def _renews(self, round: Round) -> bool:
-        return self._snapshot is None or round.step % self.every == 0
+        # A round at which one was due may have been dropped, and its anchor was taken.
+        return self._snapshot is None or round.step // self.every > self._made // self.every or round.step == self._made
 
     def _parts(self, round: Round) -> Parts:
         if self._renews(round):
@@ -81,11 +83,12 @@ class SVRG(Wrapper):
 
     def state_dict(self) -> dict[str, Any]:
         """The estimate at the snapshot; the point itself is an anchor of the session's."""
-        return {"snapshot": None if self._snapshot is None else to_state(self._snapshot, self.laws)}
+        return {"snapshot": None if self._snapshot is None else to_state(self._snapshot, self.laws), "made": self._made}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base says."""
         self._snapshot = None if state["snapshot"] is None else from_state(state["snapshot"], self.laws)
+        self._made = state.get("made", -1)
 
 
 def pair(estimator: Estimator, round: Round, anchor: str) -> Parts:

@@ -67,7 +67,8 @@ class Exchange:
         if unknown and found.items:
             raise UserError(f"Round {round_id} has no item '{unknown[0]}'.")
         asked = [[query_of.get(one, one) for one in group] for group in groups]
-        self.inbox.submit(round_id, rater, asked, [query_of.get(one, one) for one in skipped], f"{name} of {rater}")
+        aside = [query_of.get(one, one) for one in skipped]
+        self.inbox.submit(round_id, rater, asked, aside, f"{round_id}: {name} of {rater}")
         self.inbox.seal(rater)
 
 

@@ -120,6 +120,7 @@ class People(BaseOracle):
             by_round.setdefault(query.id.rpartition(".")[0], []).append(query)
         for round_id, asked in by_round.items():
             known = set(self.inbox.known(round_id))
+            self._refuse_another_run([query for query in asked if query.id in known], parameters)
             items = self._items([query for query in asked if query.id not in known], parameters)
             shown_ids = known | {item.query for item in items}
             if shown_ids:
@@ -129,6 +130,17 @@ class People(BaseOracle):
                     self._files.publish(round_id)
             if len(known) < len(asked):
                 self.inbox.database.note(RENDERING, None)
+
+    def _refuse_another_run(self, queries: Sequence[Query], parameters: Parameters) -> None:
+        """UserError if the inbox has other candidates under these ids: its answers would be taken for this run's."""
+        for part, _ in parts(queries, False) if queries else ():
+            for query, candidate in zip(part, candidates_of(part, parameters, "numpy"), strict=True):
+                kept, here = self.inbox.point(query.id), _point(candidate, parameters)
+                if kept and not (len(kept) == len(here) and np.allclose(np.frombuffer(kept), np.frombuffer(here))):
+                    raise UserError(
+                        f"{self.inbox.path} holds another candidate as query {query.id}: it is another run's inbox. "
+                        "Give each run a folder of its own."
+                    )
 
     def _items(self, queries: Sequence[Query], parameters: Parameters) -> list[Item]:
         items: list[Item] = []

@@ -131,6 +131,12 @@ class Inbox:
         with self.database.opened() as database:
             return _queries(database, round_id)
 
+    def point(self, query: str) -> bytes:
+        """The point of a query that was shown, as in ``Item``; empty if it isn't kept."""
+        with self.database.opened() as database:
+            row = database.execute("SELECT point FROM sources WHERE query = ?", (query,)).fetchone()
+        return b"" if row is None or row[0] is None else bytes(row[0])
+
     def opened(self, round_id: str) -> float | None:
         """When a round was opened, in seconds of the epoch."""
         with self.database.opened() as database:

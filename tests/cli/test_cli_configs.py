@@ -10,7 +10,7 @@ from blackbox.config.loader import check_build, examples, load
 from blackbox.report import load as load_run
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
-SMALL = ("command", "functions", "own-oracle", "quadratic-adam", "tiny-llm")
+SMALL = ("command", "deepzero", "functions", "own-oracle", "quadratic-adam", "tiny-llm")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -63,7 +63,11 @@ def test_a_value_out_of_range_is_blamed_on_where_it_was_given(setting, place):
     [
         ("sphere", "write-free", "WriteFree displaces .*Executions that fit Sphere: batched"),
         ("sphere", "in-place", "InPlace displaces .*Executions that fit Sphere: batched"),
-        ("llm-classification", "batched", "no?ne. Executions that fit Classification: write-free, in-place"),
+        (
+            "llm-classification",
+            "batched",
+            "no?ne. Executions that fit Classification: write-free, low-rank, in-place, workers",
+        ),
         ("small-net", "batched", None),
         ("small-net", "in-place", None),
         ("sphere", "batched", None),

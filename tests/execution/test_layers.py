@@ -92,6 +92,22 @@ class Odd(nn.Module):
         return self.head(pooled) + self.tail(pooled.relu()) + self.shift
 
 
+class Elsewhere(nn.Module):
+    """A weight that its layer isn't alone in reading, a branch that leads nowhere, a layer of two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 5)
+        self.aside = nn.Linear(5, 2)
+        self.both = nn.Bilinear(5, 5, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(self.first(x).relu(), self.first.weight)
+        self.aside(x)
+        return self.last(self.both(x, x.tanh()))
+
+
 class Classes:
     """Cross-entropy of a network; offers its layers."""
 
@@ -120,7 +136,12 @@ class Classes:
         return self.losses(self.module(self.inputs(context))[None], context)[0]
 
 
-MAKERS = {"residual": (residual, (2, 8, 8)), "convolutional": (convolutional, (2, 9, 9)), "odd": (Odd, (5, 2, 3))}
+MAKERS = {
+    "residual": (residual, (2, 8, 8)),
+    "convolutional": (convolutional, (2, 9, 9)),
+    "odd": (Odd, (5, 2, 3)),
+    "elsewhere": (Elsewhere, (5,)),
+}
 
 
 def objective_of(name: str, dtype: torch.dtype = torch.float64) -> Classes:
@@ -135,6 +156,7 @@ def every_coordinate(parameters: Parameters, distance: float = 1e-2, context: Co
     return Queries(tuple(f"0.0.{i}" for i in range(d + 1)), probes, context=context)
 
 
+@pytest.mark.filterwarnings("ignore:.*are read outside", "ignore:There is a performance drop")
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("elements", [1, 300, 1 << 20])
 def test_every_coordinate_is_evaluated_as_the_displaced_network_is(name: str, elements: int) -> None:
@@ -147,7 +169,9 @@ def test_every_coordinate_is_evaluated_as_the_displaced_network_is(name: str, el
     assert isinstance(fast, Tensor)
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-13)
     assert (slow - slow[0]).abs().max() > 1e-4  # the changes themselves are far above that
-    assert torch.equal(parameters.flat(), before)
+    # A weight that is read outside its layer makes write-free fall back to in place, which restores to rounding.
+    drift = 1e-12 if name == "elsewhere" else 0.0
+    torch.testing.assert_close(parameters.flat(), before, rtol=0, atol=drift)
 
 
 def test_each_tensor_is_told_its_form() -> None:
@@ -161,6 +185,9 @@ def test_each_tensor_is_told_its_form() -> None:
     found = LayerAccess().forms(odd, Parameters.from_module(odd.module), ALL_DATA)
     assert (found["mix.weight"], found["norm.bias"]) == ("restart", "restart")
     assert found["twice.weight"] == found["head.weight"] == found["shift"] == "forward"
+    other = objective_of("elsewhere")
+    found = LayerAccess().forms(other, Parameters.from_module(other.module), ALL_DATA)
+    assert (found["first.weight"], found["both.weight"], found["last.bias"]) == ("forward", "restart", "closed form")
 
 
 def test_without_targets_the_last_layer_has_no_closed_form_and_the_same_losses() -> None:

@@ -434,11 +434,14 @@ def until_done(service: Service, folder: Path) -> Result:
 
 def test_a_service_killed_amid_a_run_is_asked_on_when_it_is_back_and_nothing_twice(serve, tmp_path):
     answered: list[str] = []
+    restarted: list[bool] = []
 
     def counted(question: dict[str, Any]) -> Any:
-        answered.extend(json.dumps(candidate) for candidate in question["candidates"])
-        if len(answered) == 40:
+        # It dies over a question, not over a reply: an answer that was lost on its way is rightly asked for again.
+        if len(answered) >= 40 and not restarted:
             threading.Thread(target=first.close).start()
+            return 503, {}, b""
+        answered.extend(json.dumps(candidate) for candidate in question["candidates"])
         return squares(question)
 
     first = serve(counted)
@@ -446,6 +449,7 @@ def test_a_service_killed_amid_a_run_is_asked_on_when_it_is_back_and_nothing_twi
     assert stopped.status is Status.FAILURES and stopped.steps < 25
     assert any("Unreachable" in r or "Broken" in r for r in stopped.reasons)
     journal = (tmp_path / "journal.jsonl").read_text()
+    restarted.append(True)
     second = serve(counted, port=first.port)
     done = until_done(second, tmp_path)
     assert done.status is Status.QUERIES and done.steps > stopped.steps

@@ -105,7 +105,7 @@ def test_the_start_is_seeded_and_in_the_box() -> None:
         (lambda: Sphere(3, device="abacus"), "device: 'abacus'"),
         (lambda: Sphere(3).render(None), "render"),
         (lambda: SmallNet(batch_size=0), "batch_size"),
-        (lambda: SmallNet(device="cpu").metrics("validation"), "split"),
+        (lambda: SmallNet(device="cpu").metrics("held-back"), "split"),
     ],
 )
 def test_mistakes_are_refused_in_words(build: Any, words: str) -> None:

@@ -31,9 +31,6 @@ class RankEstimator(Estimator):
 class LineSearch:
     accepts = frozenset({Ranking})
 
-    def begin(self):
-        return
-
     def next(self, round, phase, first, estimate, answers):
         (term,) = estimate.direction.terms
         steps = [Probe(term.law, tuple(zip(term.seeds.tolist(), -s * term.weights, strict=True))) for s in (2.0, 0.5)]
@@ -42,6 +39,9 @@ class LineSearch:
     def choose(self, round, first, estimate, answers):
         best = int(answers.rankings[-1].groups[0][0].split(".")[2])
         return estimate.direction * (-2.0, -0.5, 0.0)[best]
+
+    def state_dict(self):
+        return {}
 
 
 class Judge(RankingOracle):

@@ -225,10 +225,12 @@ def _reaches(graph: Graph, objective: LayeredObjective, parameters: Parameters) 
             if tensor is not None and tensor.data_ptr() in names
         ]
         times = Counter(name for name, _, _ in owners)
+        read = [graph.values[node] for node in graph.nodes if node.op == "get_attr"]  # outside its layer
+        times.update(names[one.data_ptr()] for one in read if isinstance(one, Tensor) and one.data_ptr() in names)
         reaches = {name: _Reach("forward") for name in parameters.raw}
         for name, path, attribute in owners:
             nodes = [node for node in graph.nodes if node.op == "call_module" and node.target == path]
-            if len(nodes) == 1 and times[name] == 1:
+            if len(nodes) == 1 and times[name] == 1 and isinstance(graph.values[nodes[0]], Tensor):
                 reaches[name] = _Reach(_form(graph, nodes[0], attribute, objective), nodes[0], attribute)
         return reaches
 

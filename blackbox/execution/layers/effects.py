@@ -16,14 +16,17 @@ _BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 def on_one_channel(graph: Graph, node: fx.Node, attribute: str) -> bool:
     """Whether a coordinate of this tensor changes one output channel only, by an amount that is known."""
-    part, (source,) = graph.part(node), node.all_input_nodes
+    part, sources = graph.part(node), node.all_input_nodes
+    if len(sources) != 1:
+        return False
+    (source,) = sources
     match part:
         case nn.Conv2d():
             return attribute == "bias" or bool(part.padding_mode == "zeros")
         case nn.Linear():
             return bool(graph.values[source].ndim == 2)
         case _:
-            return isinstance(part, _BATCH_NORM)
+            return isinstance(part, _BATCH_NORM) and part.running_var is not None
 
 
 def channels(part: nn.Module, attribute: str, index: Tensor) -> Tensor:
