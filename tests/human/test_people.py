@@ -271,3 +271,26 @@ def test_a_check_and_a_full_house_at_a_terminal(tmp_path: Path, monkeypatch: pyt
     assert [one.asked for one in Checks(inbox).consistency()] == [1] and inbox.final("1.0") == []
     assert command("rank", str(tmp_path), "--rater", "bob") == 0
     assert "Others are ranking this round." in capsys.readouterr().out
+
+
+def test_a_file_of_the_same_name_in_each_round_is_an_answer_to_each(tmp_path: Path) -> None:
+    begun, oracle = session(tmp_path), people(tmp_path, exchange=True)
+    for _ in range(3):
+        oracle.submit(begun.ask(), begun.parameters)
+        (round_id,) = {q.id.rpartition(".")[0] for q in begun.ask()}
+        out = json.loads((tmp_path / "exchange" / "queries" / f"{round_id}.json").read_text())
+        order = {"round": round_id, "rater": "ann", "groups": [[item["id"]] for item in out["items"]]}
+        (tmp_path / "exchange" / "answers" / "ann.json").write_text(json.dumps(order))
+        (ranking,) = oracle.poll()
+        begun.tell(ranking)
+        begun.advance()
+
+
+def test_another_runs_answers_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    first, oracle = session(tmp_path / "first"), people(tmp_path / "shared")
+    oracle.submit(first.ask(), first.parameters)
+    assert judge(tmp_path / "shared") and oracle.poll()
+    strategy = GradientStrategy(RankEstimator(epsilon=0.3, probes=6), line_search=RankLineSearch(candidates=2))
+    second = Session(strategy, Parameters.from_vector(np.full(4, -7.0)), seed=1)
+    with pytest.raises(UserError):
+        people(tmp_path / "shared").submit(second.ask(), second.parameters)

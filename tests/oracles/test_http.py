@@ -379,6 +379,23 @@ def test_secrets_come_from_the_environment_and_stay_there(serve, parameters, ask
 
 
 @pytest.mark.parametrize(
+    "reply",
+    [
+        lambda said: (200, {}, f"<html>you sent {said}</html>".encode()),
+        lambda said: {"headers": said},
+        lambda said: {"values": [said]},
+        lambda said: (401, {}, said.encode()),
+    ],
+)
+def test_a_service_that_echoes_a_long_secret_does_not_get_it_reported(serve, parameters, asks, monkeypatch, reply):
+    secret = "sk-" + "S3CR3T" * 40  # longer than what is shown of a reply
+    monkeypatch.setenv("JUDGE_TOKEN", secret)
+    oracle = HttpOracle(serve(lambda question: reply(f"Bearer {secret}")).url, token_env="JUDGE_TOKEN")
+    reason = failures(ask(oracle, asks([[1, 0, 0]]), parameters))["0.0.0"]
+    assert "S3CR3T" not in reason
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"url": "ftp://example.org"}, "https"),
