@@ -273,6 +273,10 @@ def test_what_offers_only_losses_or_depends_on_the_batch_is_refused_in_words() -
     objective.module.train()
     with pytest.raises(UserError, match="batch norm in train mode"):
         LayerAccess().evaluate(objective, every_coordinate(parameters), Parameters.from_module(objective.module))
+    objective = objective_of("residual")
+    objective.module[1] = nn.BatchNorm2d(4, track_running_stats=False, dtype=torch.float64).eval()  # type: ignore[operator]
+    with pytest.raises(UserError, match="batch norm without running statistics"):
+        LayerAccess().evaluate(objective, every_coordinate(parameters), Parameters.from_module(objective.module))
 
     class Branching(nn.Module):
         def __init__(self) -> None:

@@ -66,6 +66,7 @@ class LayerAccess(Execution):
         self.elements = elements
         self._whole = WriteFree()
         self._told = False
+        self._graph: Graph | None = None
         self._notes: list[str] = []
 
     def settings(self) -> dict[str, object]:
@@ -99,10 +100,13 @@ class LayerAccess(Execution):
                 continue
             try:
                 parts.append(self._answer(layered, context, same, moves, parameters))
+            except UserError:
+                raise
             except Exception as error:  # the objective's own
-                if isinstance(error, UserError):
-                    raise
                 parts.append([error] * len(same))
+            finally:
+                if self._graph is not None:
+                    self._graph.release()
         if len(parts) == 1:
             return parts[0]
         return [outcome for part in parts for outcome in part]
@@ -114,6 +118,12 @@ class LayerAccess(Execution):
             graph.run(layered_objective(objective).inputs(context))
         return {name: one.form for name, one in _reaches(graph, layered_objective(objective), parameters).items()}
 
+    def _graph_of(self, objective: LayeredObjective) -> Graph:
+        """Traced once a module: of a small network that takes as long as a round."""
+        if self._graph is None or self._graph.module is not objective.module:
+            self._graph = Graph(objective.module)
+        return self._graph
+
     def _answer(
         self,
         objective: LayeredObjective,
@@ -123,7 +133,7 @@ class LayerAccess(Execution):
         parameters: Parameters,
     ) -> list[Outcome] | Tensor:
         parameters.flush()
-        graph = Graph(objective.module)
+        graph = self._graph_of(objective)
         outputs = graph.run(objective.inputs(context)).double()
         base = objective.losses(outputs[None], context)[0].double()
         out = base.expand(len(queries), -1).clone()

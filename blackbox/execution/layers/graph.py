@@ -26,21 +26,16 @@ class Graph:
         place: each node's place in it.
         last_use: the place of the last node that reads each node.
         values: each node's value on the batch that ``run`` was given.
-        modules: the module's parts by name.
+        module: as given.
+        modules: its parts by name.
         folded: batch norms that scale the output of a convolution or linear layer which nobody else reads.
 
     Raises:
-        UserError: the module can't be traced, or holds a batch norm in train mode.
+        UserError: the module can't be traced.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.modules: dict[str, nn.Module] = dict(module.named_modules())
-        for name, part in self.modules.items():
-            if isinstance(part, _BATCH_NORM) and part.training:
-                raise UserError(
-                    f"'{name}' is a batch norm in train mode: there one image's value depends on the others, so no "
-                    "layer can be restarted on its own. Put the model in eval mode, or freeze the batch norms."
-                )
         try:
             graph = fx.Tracer().trace(module)
         except Exception as error:
@@ -50,7 +45,7 @@ class Graph:
         self.last_use = {node: max((self.place[user] for user in node.users), default=-1) for node in self.nodes}
         self.values: dict[fx.Node, Any] = {}
         self.folded = {node for node in self.nodes if self._folds(node)}
-        self._module = module
+        self.module = module
         self._kept: dict[Any, Any] = {}
 
     def part(self, node: fx.Node) -> nn.Module | None:
@@ -65,14 +60,25 @@ class Graph:
 
     @torch.no_grad()
     def run(self, inputs: Tensor) -> Any:
-        """The output on a batch [n, ...]; every node's value is kept."""
+        """The output on a batch [n, ...]; every node's value is kept.
+
+        Raises:
+            UserError: a batch norm is in train mode, or has no running statistics.
+        """
+        for name, part in self.modules.items():
+            if isinstance(part, _BATCH_NORM) and (part.training or part.running_var is None):
+                what = "in train mode" if part.training else "without running statistics"
+                raise UserError(
+                    f"'{name}' is a batch norm {what}: there one image's value depends on the others, so no "
+                    "layer can be restarted on its own. Put the model in eval mode, or freeze the batch norms."
+                )
         self.values, self._kept = {}, {}
         for node in self.nodes:
             match node.op:
                 case "placeholder":
                     self.values[node] = inputs
                 case "get_attr":
-                    self.values[node] = operator.attrgetter(str(node.target))(self._module)
+                    self.values[node] = operator.attrgetter(str(node.target))(self.module)
                 case "output":
                     self.values[node] = self.value(node.args[0])
                 case _:
@@ -100,6 +106,10 @@ class Graph:
         if getattr(function, "__name__", "").endswith("_"):
             args = (args[0].clone(), *args[1:])
         return function(*args, **{**kwargs, **({"inplace": False} if "inplace" in kwargs else {})})
+
+    def release(self) -> None:
+        """Let go of the batch's values."""
+        self.values, self._kept = {}, {}
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, once for the present batch and weights."""
