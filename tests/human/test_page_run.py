@@ -88,7 +88,7 @@ def test_two_raters_and_a_run_from_end_to_end(served, tmp_path):
                 expect(page.locator("#progress")).to_contain_text(f"{done} round{'s' if done != 1 else ''} done")
                 page.locator("#tray .card").first.wait_for()
                 judge(desk, page)
-                page.locator("#waiting, #tray .card").first.wait_for()
+                page.locator("#waiting:visible, #tray .card:visible").first.wait_for()
         page.locator("#tray .card").first.wait_for()
         first = history(desk.inbox)[-1].best[0]
         ada.get_by_role("button", name="Closer").click()
