@@ -6,6 +6,9 @@ coordinates of each tensor and scaled up. Layer access is timed on all coordinat
 tensor, which is the unit it works in, and scaled up too (``--channels 0``: all of them, an hour). Both sides use the
 same images, in one process, in turns; processor time counts, medians of three turns.
 
+Node perturbation is another estimate from fewer questions: the weights of the last convolution by its displaced
+outputs, against all its coordinates by layer access.
+
     python -m benchmarks.cge [--quick] [--weights resnet20_cifar10.safetensors --images cifar10_subset.npz]
 
 Without files, the network has seeded weights and the images are noise.
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import arguments, finish, machine, median
 from blackbox.execution import LayerAccess, WriteFree
+from blackbox.execution.layers.nodes import NodeAccess
 from blackbox.memory import keep_freed_memory
 from blackbox.noise import Coordinate
 from blackbox.parameters import Parameters
@@ -183,6 +187,33 @@ def race(objective: Images, sample: int, most: int, turns: int) -> dict[str, Any
     return {"seconds": {stage: dict(times) for stage, times in seconds.items()}, "cosine": cosine}
 
 
+def by_nodes(objective: Images, name: str, turns: int) -> dict[str, float]:
+    """One layer's weights by node perturbation and by coordinates: questions, processor seconds, cosines."""
+    parameters, exact = Parameters.from_module(objective.module), autograd(objective)
+    spec = parameters.layout.by_name[name]
+    index = torch.arange(spec.offset, spec.offset + spec.numel)
+    nodes, mixed = NodeAccess(mixed=False), NodeAccess()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for turn in range(turns + 1):  # the first warms up
+        began = time.process_time()
+        found, _ = nodes.derivatives(objective, ALL_DATA, parameters, index, EPSILON)
+        between = time.process_time()
+        coordinates = gradient(LayerAccess(), objective, parameters, index.numpy())
+        if turn:
+            seconds["nodes"].append(between - began)
+            seconds["coordinates"].append(time.process_time() - between)
+    every = torch.arange(parameters.dimension)
+    return {
+        "queries": 1 + nodes.asked(objective, ALL_DATA, parameters, index).evaluations,
+        "coordinates": 1 + len(index),
+        "seconds": median(seconds["nodes"]),
+        "seconds_coordinates": median(seconds["coordinates"]),
+        "cosine": float(torch.cosine_similarity(found, exact[index], dim=0)),
+        "cosine_with_coordinates": float(torch.cosine_similarity(found, coordinates, dim=0)),
+        "queries_of_all_weights": 1 + mixed.asked(objective, ALL_DATA, parameters, every).evaluations,
+    }
+
+
 def main() -> None:
     """Run it."""
     parser = arguments(__doc__ or "")
@@ -213,6 +244,13 @@ def main() -> None:
     print(f"{'all':8} {total['block reuse']:12.1f} {total['exact']:10.2f} {total['bfloat16']:10.2f}")
     print("cosine with autograd: " + ", ".join(f"{side} {value:.5f}" for side, value in found["cosine"].items()))
     last = found["seconds"]["layer3"]
+    nodes = by_nodes(objective, "layer3.2.conv2.weight", turns)
+    print(
+        f"the last convolution by nodes: {nodes['queries']:.0f} queries, {nodes['seconds']:.2f} s; by coordinates "
+        f"{nodes['coordinates']:.0f} queries, {nodes['seconds_coordinates']:.2f} s; cosine with autograd "
+        f"{nodes['cosine']:.5f}, with coordinates {nodes['cosine_with_coordinates']:.5f}; all weights by nodes or "
+        f"coordinates, whichever are fewer: {nodes['queries_of_all_weights']:.0f} queries"
+    )
     finish(
         {
             "cosine_with_autograd": min(small["cosine"], found["cosine"]["exact"]),
@@ -221,6 +259,10 @@ def main() -> None:
             "bfloat16_cosine": found["cosine"]["bfloat16"],
             "bfloat16_speedup": total["block reuse"] / total["bfloat16"],
             "bfloat16_speedup_last_stage": last["block reuse"] / last["bfloat16"],
+            "node_queries": nodes["queries"],
+            "node_cosine": nodes["cosine"],
+            "node_cosine_with_coordinates": nodes["cosine_with_coordinates"],
+            "node_queries_of_all_weights": nodes["queries_of_all_weights"],
             "seconds_exact": total["exact"],
             "seconds_bfloat16": total["bfloat16"],
         }

@@ -8,19 +8,24 @@ weights and minibatches:
     rge    Adam on d forward differences along random directions, d + 1 queries a step
     search pattern search: coordinates in turn, a step either way is kept if it is better; as many queries in all
 
-Each side's learning rate (for the search: its first step) is chosen on validation images with a seed of its own. The
-accuracies are those on held-out test images. Besides: processor seconds of one gradient on each side in turns, and
-coordinates over worker processes.
+Each side's learning rate (for the search: its first step) is chosen on validation images with a seed of its own, by
+runs of a third of the steps. The accuracies are those on held-out test images. Besides: processor seconds of one
+gradient on each side in turns, and coordinates over worker processes.
 
-    python -m benchmarks.deepzero [--quick] [--data FOLDER_OR_NPZ]
+    python -m benchmarks.deepzero [--quick] [--data FOLDER_OR_NPZ] [--folder FOLDER]
 
-``--data`` adds fo and cge on a larger data set.
+``--data`` adds fo and cge on a larger data set. Each training is kept in ``--folder`` as it ends, so a command that was
+stopped goes on where it is given again; after a change of the code, give another folder. ``--quick`` keeps nothing.
+ResNet-20 has a command of its own, ``benchmarks.deepzero_resnet``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ from blackbox.estimators.base import Round
 from blackbox.execution import Batched, Execution, LayerAccess
 from blackbox.execution.workers import Workers
 from blackbox.feedback import Answers
+from blackbox.folder import read_json, write_json
 from blackbox.optimizers import Schedule, TorchOptimizer
 from blackbox.probe import Context
 from blackbox.run import run
@@ -43,7 +49,12 @@ from oracles import ObjectiveOracle
 from problems.training import ImageClassification, first_order
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-RATES = {"fo": (3e-3, 1e-2, 3e-2), "cge": (3e-3, 1e-2, 3e-2), "rge": (3e-3, 1e-2, 3e-2), "search": (0.03, 0.1, 0.3)}
+RATES = {
+    "fo": (3e-3, 1e-2, 3e-2),
+    "cge": (3e-3, 1e-2, 3e-2),
+    "rge": (3e-3, 1e-2, 3e-2, 1e-1),
+    "search": (0.01, 0.03, 0.1, 0.3),
+}
 UNTUNED = {"fo": 2e-2, "cge": 2e-2, "rge": 2e-2, "search": 0.1}
 EPSILON = 5e-3
 TUNING = 100
@@ -61,7 +72,7 @@ def strategy_of(side: str, rate: float, d: int) -> tuple[GradientStrategy, Execu
     """A side's strategy and the execution that is fastest for it."""
     estimator: Estimator = CoordinateWise(EPSILON) if side == "cge" else ForwardDifference(None, EPSILON, d)
     strategy = GradientStrategy(estimator, TorchOptimizer("Adam", rate, Schedule("cosine")))
-    return strategy, LayerAccess() if side == "cge" else Batched(256)
+    return strategy, LayerAccess() if side == "cge" else Batched(64)
 
 
 def train(side: str, setting: Setting, rate: float, steps: int, seed: int, split: str = "test") -> tuple[float, Curve]:
@@ -120,14 +131,43 @@ def pattern_search(problem: ImageClassification, step: float, queries: int, seed
     return [*curve, (spent, problem.metrics(split)["accuracy"])]
 
 
-def chosen(side: str, setting: Setting, steps: int) -> float:
-    """The rate of the highest validation accuracy, on a seed that no result comes from."""
-    found = {rate: train(side, setting, rate, steps, TUNING, "validation")[0] for rate in RATES[side]}
+@dataclass(frozen=True)
+class Trained:
+    """What is kept of one training."""
+
+    accuracy: float
+    curve: Curve
+    seconds: float
+
+
+def kept(
+    folder: Path | None, side: str, setting: Setting, rate: float, steps: int, seed: int, split: str = "test"
+) -> Trained:
+    """``train`` with its processor seconds, or what an earlier call left in the folder."""
+    rest = json.dumps([dict(setting), steps, split], sort_keys=True)
+    name = f"{side}-{seed}-{rate:g}-{hashlib.sha256(rest.encode()).hexdigest()[:12]}.json"
+    if folder is not None and (known := read_json(folder / name)):
+        return Trained(known["accuracy"], [(int(at), float(a)) for at, a in known["curve"]], known["seconds"])
+    began = time.process_time()
+    accuracy, curve = train(side, setting, rate, steps, seed, split)
+    trained = Trained(accuracy, curve, time.process_time() - began)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / name, asdict(trained))
+    return trained
+
+
+def chosen(folder: Path | None, side: str, setting: Setting, steps: int) -> float:
+    """The rate of the highest validation accuracy after a third of the steps, on a seed that no result comes from."""
+    third = steps // 3
+    found = {rate: kept(folder, side, setting, rate, third, TUNING, "validation").accuracy for rate in RATES[side]}
+    each = ", ".join(f"{accuracy:.3f} at {rate:g}" for rate, accuracy in found.items())
+    print(f"    {side:6} validation accuracy {each}", flush=True)
     return max(found, key=lambda rate: found[rate])
 
 
 def compare(
-    setting: Setting, steps: int, seeds: Sequence[int], sides: Sequence[str], tune: bool
+    folder: Path | None, setting: Setting, steps: int, seeds: Sequence[int], sides: Sequence[str], tune: bool
 ) -> tuple[dict[str, list[float]], dict[str, Curve]]:
     """Test accuracies by side, one a seed, and the curve of the first seed."""
     problem = problem_of(setting, 0)
@@ -136,13 +176,12 @@ def compare(
     accuracies: dict[str, list[float]] = {}
     curves: dict[str, Curve] = {}
     for side in sides:
-        began = time.perf_counter()
-        rate = chosen(side, setting, steps) if tune else UNTUNED[side]
-        runs = [train(side, setting, rate, steps, seed) for seed in seeds]
-        accuracies[side], curves[side] = [accuracy for accuracy, _ in runs], runs[0][1]
+        rate = chosen(folder, side, setting, steps) if tune else UNTUNED[side]
+        runs = [kept(folder, side, setting, rate, steps, seed) for seed in seeds]
+        accuracies[side], curves[side] = [one.accuracy for one in runs], runs[0].curve
         each = " ".join(f"{a:.3f}" for a in accuracies[side])
-        mean = sum(accuracies[side]) / len(seeds)
-        print(f"    {side:6} {mean:.4f}  ({each})  rate {rate:g}, {time.perf_counter() - began:.0f} s", flush=True)
+        mean, seconds = sum(accuracies[side]) / len(seeds), sum(one.seconds for one in runs) / len(seeds)
+        print(f"    {side:6} {mean:.4f}  ({each})  rate {rate:g}, {seconds:.0f} processor seconds a run", flush=True)
     return accuracies, curves
 
 
@@ -210,20 +249,23 @@ def main() -> None:
     """Run it."""
     parser = arguments(__doc__ or "")
     parser.add_argument("--data", help="a folder or .npz file: fo and cge on it besides")
+    parser.add_argument("--folder", default="runs/deepzero", help="where trainings are kept")
     given = parser.parse_args()
+    folder = None if given.quick else Path(given.folder)
     torch.set_num_threads(1)
     print(f"training from scratch on {machine()}")
     small: Setting = {"data": "digits", "widths": (4, 8) if given.quick else (8, 12)}
     steps, seeds = (20 if given.quick else 300), (0, 1, 2)
-    found, curves = compare(small, steps, seeds, ("fo", "cge", "rge", "search"), tune=not given.quick)
+    found, curves = compare(folder, small, steps, seeds, ("fo", "cge", "search", "rge"), tune=not given.quick)
     means = {side: sum(each) / len(each) for side, each in found.items()}
-    seconds = processor_seconds({side: gradient_of(side, small) for side in ("cge", "rge")}, 3 if given.quick else 20)
-    processes = scaling(2 if given.quick else 10)
     if not given.quick:
         plot(curves, found["fo"][0], problem_of(small, 0).parameters().dimension)
-        compare({"data": "digits", "widths": (16, 32, 25)}, 300, seeds, ("fo", "cge"), tune=True)
+        compare(folder, {"data": "digits", "widths": (16, 32, 25)}, 60, seeds, ("fo", "cge"), tune=True)
     if given.data:
-        compare({"data": given.data, "widths": (8, 12), "batch_size": 32}, 300, seeds, ("fo", "cge"), tune=True)
+        larger = {"data": given.data, "widths": (8, 12), "batch_size": 32}
+        compare(folder, larger, 60 if given.quick else 300, seeds, ("fo", "cge"), tune=not given.quick)
+    seconds = processor_seconds({side: gradient_of(side, small) for side in ("cge", "rge")}, 3 if given.quick else 20)
+    processes = scaling(2 if given.quick else 10)
     finish(
         {
             **{f"{side}_accuracy": mean for side, mean in means.items()},

@@ -4,7 +4,8 @@ Sides, all on the same inputs and the same path through the model (hidden states
 
     floor           bare forwards, nothing displaced
     write-free      dense Rademacher noise, MeZO's step
-    low-rank        rank 1 and 4, V new in each step and kept for 50, the pair one by one and in one forward
+    low-rank        rank 1 and 4, V new in each step and kept for 50, the pair one by one and in one forward; held:
+                    steps stay in factors while V is kept
     population      16 members (8 pairs) of rank 1 in one forward, over one bare forward of as many sequences
 
 The model is a random Llama of 16M parameters, or with --smollm2 SmolLM2-135M.
@@ -78,6 +79,7 @@ SIDES: dict[str, tuple[Law, Callable[[], Execution]]] = {
     "rank 1": (LowRank(), LowRankForward),
     "rank 1, stacked": (LowRank(), lambda: LowRankForward(copies=2)),
     "rank 1, V kept, stacked": (LowRank(refresh=50), lambda: LowRankForward(copies=2)),
+    "rank 1, V kept, held, stacked": (LowRank(refresh=50), lambda: LowRankForward(copies=2, hold=True)),
     "rank 4, stacked": (LowRank(4), lambda: LowRankForward(copies=2)),
 }
 MEMBERS, EXAMPLES = 16, 8

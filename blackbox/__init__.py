@@ -40,7 +40,10 @@ _PUBLIC = {
     "load": "report",
 }
 
-__all__ = ["__version__", "run", *_PUBLIC]
+_ELSEWHERE = {"finetune": "problems.llm.finetune"}
+"""What composes the engine with problems; named here, imported by nothing in this package."""
+
+__all__ = ["__version__", "run", *_PUBLIC, *_ELSEWHERE]
 
 
 class _Package(ModuleType):
@@ -55,9 +58,9 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name: str) -> Any:
     if name == "run":
         return importlib.import_module("blackbox.run").run
-    if name not in _PUBLIC:
+    if name not in _PUBLIC and name not in _ELSEWHERE:
         raise AttributeError(f"module 'blackbox' has no attribute '{name}'")
-    found = getattr(importlib.import_module(f"blackbox.{_PUBLIC[name]}"), name)
+    found = getattr(importlib.import_module(_ELSEWHERE.get(name) or f"blackbox.{_PUBLIC[name]}"), name)
     globals()[name] = found
     return found
 

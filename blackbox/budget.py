@@ -70,6 +70,14 @@ class Budget:
             return Status.STEPS
         return None
 
+    def too_small_for(self, round: Cost) -> str | None:
+        """In words: the first limit that not even one round keeps to, if there is one."""
+        for coin, limit in self._coins:
+            if (needed := round.get(coin, 0)) > limit:
+                words = coin.replace("_", " ")
+                return f"Nothing was asked: one round costs {needed:g} {words}, and budget.{coin} is {limit:g}."
+        return None
+
     @cached_property
     def _coins(self) -> list[tuple[str, float]]:
         """The limits that there are."""

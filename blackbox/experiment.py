@@ -15,23 +15,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from blackbox.budget import Budget
-from blackbox.config.loader import Config, build_strategy
+from blackbox.config.loader import Config, build_strategy, check_build
 from blackbox.errors import UserError
-from blackbox.folder import CONFIG, RESULT, TEST, clear, holds_run, may_begin, read_json, set_aside, write_json
+from blackbox.folder import (
+    CONFIG,
+    RESULT,
+    TEST,
+    clear,
+    holds_run,
+    may_begin,
+    put_back,
+    read_json,
+    set_aside,
+    write_json,
+)
 from blackbox.hooks import Hook, MetricsFile, write_whole
+from blackbox.interrupt import exits_told
 from blackbox.journal import Journal
 from blackbox.memory import PeakMemory
 from blackbox.objective import ModuleObjective
 from blackbox.parameters import Parameters
+from blackbox.phase import KEEP_POINT_UP_TO
 from blackbox.result import Result
 from blackbox.run import Tolerance, run
 from blackbox.session import Session
 from blackbox.training import Training
+
+_OF_ALL_LIVES = ("peak_memory", "maximize")
+"""What ``result.json`` says of the run, however often it was taken up again."""
 
 __all__ = ["Experiment", "holds_run", "settings_of"]
 
@@ -43,10 +60,11 @@ class Experiment:
         config: what to run.
         resume: go on with the run in the folder; without it, the folder must not hold a run.
         inexact: resume although the configuration, the thread count or torch's version changed.
-        fresh: set a run that is in the folder aside, and start anew.
+        fresh: set a run that is in the folder aside, and start anew. It comes back if the new one can't start.
 
     Attributes:
         set_aside: where the run that was in the folder is now, if ``fresh`` found one.
+        withdrawn: whether that one came back, as the new one couldn't start.
 
     Raises:
         UserError: the folder's state and ``resume`` don't agree, or a component refused its arguments.
@@ -57,16 +75,30 @@ class Experiment:
             raise UserError("--fresh starts anew and --resume goes on: give one of them.")
         self.config = config
         self.folder = config.folder
-        self._inexact = inexact
-        self.set_aside = set_aside(self.folder) if fresh else None
-        may_begin(config, resume, inexact)
-        if not resume:
-            clear(self.folder)
+        self._inexact, self._resume, self._fresh = inexact, resume, fresh
+        self.set_aside: Path | None = None
+        self.withdrawn = False
+        if not fresh:
+            may_begin(config, resume, inexact)
+        check_build(config)
 
     def run(self, hooks: Sequence[Hook] = ()) -> Result:
         """Run to the end of the budget, or until interrupted (see the result's status)."""
-        if self.config.trains_itself:
-            return self._train(hooks)
+        if self._fresh:
+            self.set_aside = set_aside(self.folder)
+        if not self._resume:
+            clear(self.folder)
+        try:
+            with exits_told():
+                return self._train(hooks) if self.config.trains_itself else self._optimise(hooks)
+        except BaseException:
+            if self.set_aside is not None and not holds_run(self.folder):
+                put_back(self.folder, self.set_aside)
+                self.set_aside, self.withdrawn = None, True
+            raise
+
+    def _optimise(self, hooks: Sequence[Hook]) -> Result:
+        """The run of a strategy that asks an oracle."""
         config = self.config
         with config.importing(), ExitStack() as stack:
             strategy = build_strategy(config)
@@ -90,6 +122,7 @@ class Experiment:
                 replay=getattr(oracle, "replay", None),
             )
             self._test("before", problem, session)
+            self._forget_the_end()
             result = run(
                 session,
                 oracle,
@@ -101,7 +134,8 @@ class Experiment:
                 checkpoint_every=config.run.checkpoint_every,
                 tolerance=Tolerance(config.run.failures, config.run.failures_from),
             )
-            self._note_result(result, memory.read(), bool(getattr(problem, "maximize", False)))
+            peak, maximize = memory.read(), bool(getattr(problem, "maximize", False))
+            self._note_result(result, peak, maximize, _point(parameters))
             if result.status.finished:
                 self._test("after", problem, session)
         return result
@@ -121,6 +155,7 @@ class Experiment:
             settings = settings_of(None, problem.parameters())
             training = Training(problem, journal, config.run.seed, settings, self._inexact)
             self._measure("before", problem, training.step)
+            self._forget_the_end()
             result = training.run(
                 budget,
                 [MetricsFile(self.folder), *hooks],
@@ -128,7 +163,7 @@ class Experiment:
                 config.run.evaluate_every,
                 config.run.checkpoint_every,
             )
-            self._note_result(result, memory.read(), False)
+            self._note_result(result, memory.read(), False, None)
             if result.status.finished:
                 self._measure("after", problem, training.step)
         return result
@@ -164,16 +199,26 @@ class Experiment:
     def _note(self, key: str, value: Any) -> None:
         write_json(self.folder / TEST, {**read_json(self.folder / TEST), key: value})
 
-    def _note_result(self, result: Result, peak_memory: int, maximize: bool) -> None:
+    def _forget_the_end(self) -> None:
+        """A run that goes on has not ended, so should this life be killed, no former one's end is taken for its own."""
+        kept = {key: value for key, value in read_json(self.folder / RESULT).items() if key in _OF_ALL_LIVES}
+        if kept:
+            write_json(self.folder / RESULT, kept)
+        tested = read_json(self.folder / TEST)
+        if tested.pop("after", None) is not None:
+            write_json(self.folder / TEST, tested)
+
+    def _note_result(self, result: Result, peak_memory: int, maximize: bool, point: list[float] | None) -> None:
         """``peak_memory`` is the highest of all the run's lives."""
         best = None
         if result.best is not None:
             best = {"value": result.best.value, "query": result.best.query.id, "point": result.best.point}
         facts = {"status": result.status.name, "message": result.message, "steps": result.steps}
         more = {"cost": result.cost, "best": best, "metrics": result.metrics, "reasons": result.reasons}
+        where: dict[str, Any] = {} if point is None else {"point": point}
         known = read_json(self.folder / RESULT).get("peak_memory", 0)
         last = {"peak_memory": max(peak_memory, known), "maximize": maximize}
-        write_json(self.folder / RESULT, facts | more | last)
+        write_json(self.folder / RESULT, facts | more | where | last)
 
 
 def _oracle(config: Config, problem: Any) -> Any:
@@ -196,6 +241,14 @@ def _parameters(config: Config, problem: Any, oracle: Any) -> Parameters:
             "a method parameters()."
         )
     return Parameters.from_vector([float(x) for x in config.run.start])
+
+
+def _point(parameters: Parameters) -> list[float] | None:
+    """Where the strategy stands, if that is a vector of at most 10,000 numbers."""
+    if parameters.module is not None or parameters.dimension > KEEP_POINT_UP_TO:
+        return None
+    point: list[float] = parameters.flat().tolist()
+    return point
 
 
 def settings_of(oracle: Any, parameters: Parameters) -> dict[str, Any]:

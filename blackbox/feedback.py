@@ -1,4 +1,4 @@
-"""What is answered: Values, Slopes, Ranking, Preferences or Failed, always with the ids of the queries.
+"""What is answered: Values, Slopes, Gradients, Ranking, Preferences or Failed, always with the ids of the queries.
 
 Lower is better. A ranking is never turned into numbers, a failure is never a large number, and a NaN never gets this
 far: oracles turn it into Failed.
@@ -6,7 +6,7 @@ far: oracles turn it into Failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,6 +69,29 @@ class Slopes:
             raise UserError(f"The slope of query {first} is not finite. Answer Failed(('{first}',), reason) instead.")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Gradients:
+    """Values, and the gradient of some tensors where a query asked for it; see ``oracles.GradientOracle``.
+
+    ``values`` float64 [n]: row i answers ``ids[i]``. ``gradients``: by tensor, float64, of its shape, at the base.
+    """
+
+    ids: tuple[str, ...]
+    values: FloatArray
+    gradients: Mapping[str, FloatArray]
+    cost: Cost = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.ids),):
+            raise UserError(f"Values of {len(self.ids)} queries have shape [{len(self.ids)}], not {self.values.shape}.")
+        if not np.isfinite(self.values).all():
+            bad = self.ids[int((~np.isfinite(self.values)).argmax())]
+            raise UserError(f"The value of query {bad} is not finite. Answer Failed(('{bad}',), reason) instead.")
+        for name, gradient in self.gradients.items():
+            if not np.isfinite(gradient).all():
+                raise UserError(f"The gradient of '{name}' is not finite. Answer Failed with the query's id instead.")
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """An order: ``groups`` best first, an inner group is a tie. ``skipped`` ids were seen but not judged."""
@@ -114,7 +137,7 @@ class Failed:
     cost: Cost = field(default_factory=dict)
 
 
-Feedback = Values | Slopes | Ranking | Preferences | Failed
+Feedback = Values | Slopes | Gradients | Ranking | Preferences | Failed
 
 
 class Answers:
@@ -126,6 +149,7 @@ class Answers:
         self.rankings: list[Ranking] = []
         self.preferences: list[Preferences] = []
         self._slopes: dict[str, tuple[float, float]] = {}
+        self.gradients: dict[str, FloatArray] = {}
         for one in feedback:
             self.add(one)
 
@@ -137,6 +161,9 @@ class Answers:
             case Slopes():
                 pairs = zip(feedback.slopes.tolist(), feedback.values.tolist(), strict=True)
                 self._slopes.update(zip(feedback.ids, pairs, strict=True))
+            case Gradients():
+                self._parts.append(Values(feedback.ids, feedback.values))
+                self.gradients.update(feedback.gradients)
             case Failed():
                 self.failed.update(dict.fromkeys(feedback.ids, feedback.reason))
             case Ranking():

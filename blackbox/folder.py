@@ -26,7 +26,10 @@ _FREE = ("run.imports", "run.folder", "run.name", "run.test_on", "baselines", "b
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run lies there: something was answered. One that died before that holds nothing to lose."""
+    """Whether a run lies there: something was answered, or somebody is waited for, who may be at it.
+
+    One that died before that holds nothing to lose.
+    """
     return any(record.get("kind") not in _NOTHING_TOLD for record in _journal(folder))
 
 
@@ -65,6 +68,12 @@ def set_aside(folder: Path) -> Path | None:
         while (place := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1
         return folder.rename(place)
+
+
+def put_back(folder: Path, place: Path) -> None:
+    """Undo ``set_aside``, for a new run that came to nothing: what it left goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    place.rename(folder)
 
 
 def clear(folder: Path) -> None:

@@ -23,7 +23,7 @@ from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
 from blackbox.noise.displace import FUSE_FROM, Displacer
 from blackbox.noise.kernels import compiler_works
-from blackbox.update import Update, merge, move_tensor
+from blackbox.update import Update, added_up, merge, move_tensor
 
 __all__ = ["Parameters", "Update", "canonical"]
 
@@ -42,6 +42,8 @@ class Parameters:
         pending: an update that is still to be carried out.
         rounds: whether updates are rounded, to bfloat16.
         in_place: whether an execution ever displaced these tensors themselves.
+        streamed: whether updates of any form wait for the next execution, which carries them out tensor by tensor.
+        held: whether an execution computes with updates by kept low-rank noise that wait, so that they may add up.
         on_flush: called before a flush that nobody could foresee from the plan, and that can change bits.
 
     Raises:
@@ -60,6 +62,8 @@ class Parameters:
         self.version = 0
         self.pending: Update | None = None
         self.in_place = False
+        self.streamed = False
+        self.held = False
         self.on_flush: Callable[[], None] | None = None
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self.rounds = any(tensor.dtype == torch.bfloat16 for tensor in tensors.values())
@@ -114,6 +118,11 @@ class Parameters:
         alias = self._flats[name]
         return alias if alias is not None else self._tensors[name].reshape(-1)
 
+    def move_home(self, name: str, tensor: Tensor) -> None:
+        """Let a tensor live in other memory, which holds its values already; whoever holds the old one must follow."""
+        self._tensors[name] = tensor.detach()
+        self._flats[name] = _flat_alias(self._tensors[name])
+
     @property
     def device(self) -> torch.device:
         """The device of the first tensor."""
@@ -132,9 +141,11 @@ class Parameters:
 
     def displacer(self, law: Law) -> Displacer:
         """The (cached) displacer of one law over this layout."""
-        if law not in self._displacers:
-            self._displacers[law] = Displacer(law, self.layout, self.fused)
-        return self._displacers[law]
+        found = self._displacers.get(law)
+        if found is None or (law.stepwise and found.law is not law):  # such a law has a state of its own
+            self._displacers.pop(law, None)
+            found = self._displacers[law] = Displacer(law, self.layout, self.fused)
+        return found
 
     def flat(self) -> Tensor:
         """All elements as one vector [d], a copy."""
@@ -150,10 +161,12 @@ class Parameters:
         update = Update(update, seed=self.version) if isinstance(update, Direction) else update
         self.version += 1
         merged = merge(self.pending, update) if defer else None
+        if merged is None and defer and self.held and self.pending is not None:
+            merged = added_up(self.pending, update)
         if merged is None:
             self.settle()
             merged = update
-        if defer and merged.single is not None:
+        if defer and (merged.single is not None or self.streamed or (self.held and merged.kept is not None)):
             self.pending = merged
         else:
             self._move(merged)
@@ -166,7 +179,7 @@ class Parameters:
 
     def flush(self) -> None:
         """Carry out the pending update, if there is one."""
-        if self.pending is not None and self.in_place and self.on_flush is not None:
+        if self.pending is not None and (self.in_place or self.held) and self.on_flush is not None:
             self.on_flush()
         self.settle()
 

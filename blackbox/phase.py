@@ -11,12 +11,12 @@ from itertools import groupby
 from torch import Tensor
 
 from blackbox.estimators.base import Plan, Round
-from blackbox.feedback import Feedback, Preferences, Ranking, Slopes, Values
+from blackbox.feedback import Feedback, Gradients, Preferences, Ranking, Slopes, Values
 from blackbox.parameters import Parameters
 from blackbox.probe import CURRENT, DenseCandidate, Payload, Query, ids_of
 from blackbox.result import Best
 
-_KEEP_POINT_UP_TO = 10_000
+KEEP_POINT_UP_TO = 10_000
 _KNOWN_IDS = 1 << 16
 
 
@@ -92,6 +92,8 @@ class Phase:
             return Values(ids, feedback.values[rows], cost)
         if isinstance(feedback, Slopes):
             return Slopes(ids, feedback.slopes[rows], feedback.values[rows], cost)
+        if isinstance(feedback, Gradients):
+            return Gradients(ids, feedback.values[rows], feedback.gradients, cost)
         return replace(feedback, ids=ids, cost=cost)
 
     def about(self, query_id: str, rater: str) -> list[Feedback]:
@@ -112,7 +114,7 @@ class Phase:
         if best is not None and value >= best.value:
             return best
         query = self.planned[self.ids.index(feedback.ids[index])]
-        if parameters.module is not None or parameters.dimension > _KEEP_POINT_UP_TO:
+        if parameters.module is not None or parameters.dimension > KEEP_POINT_UP_TO:
             return Best(value, query)
         if isinstance(query.candidate, DenseCandidate | Payload):
             return Best(value, query, partial(_given, query.candidate))

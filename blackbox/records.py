@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blackbox.feedback import Failed, Feedback, Preferences, Ranking, Slopes, Values
+from blackbox.feedback import Failed, Feedback, Gradients, Preferences, Ranking, Slopes, Values
 from blackbox.journal import Journal
 
 
@@ -19,6 +19,9 @@ def to_record(feedback: Feedback, journal: Journal, omit_ids: bool = False) -> d
         case Slopes():
             packed = {"slopes": journal.pack(feedback.slopes), "values": journal.pack(feedback.values)}
             return {"kind": "slopes", **packed, **record}
+        case Gradients():
+            packed = {name: journal.pack(gradient) for name, gradient in feedback.gradients.items()}
+            return {"kind": "gradients", "values": journal.pack(feedback.values), "gradients": packed, **record}
         case Failed():
             return {"kind": "failed", "reason": feedback.reason, **record}
         case Ranking():
@@ -40,6 +43,9 @@ def from_record(record: dict[str, Any], journal: Journal, ids: tuple[str, ...]) 
             return Values(ids, journal.unpack(record["values"]), cost)
         case "slopes":
             return Slopes(ids, journal.unpack(record["slopes"]), journal.unpack(record["values"]), cost)
+        case "gradients":
+            gradients = {name: journal.unpack(packed) for name, packed in record["gradients"].items()}
+            return Gradients(ids, journal.unpack(record["values"]), gradients, cost)
         case "failed":
             return Failed(ids, record["reason"], cost)
         case "ranking":

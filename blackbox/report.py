@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import Tensor
 
+_SHOWN_OF_A_POINT = 10
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -193,6 +194,9 @@ def _facts(record: RunRecord) -> RenderableType:
         facts.add_row("value", f"{_number(mean[0])} {sparkline(mean)} {_number(mean[-1])}")
     if record.result.get("best"):
         facts.add_row("lowest value", _number(record.result["best"]["value"]))
+    point = record.result.get("point") or []
+    if 0 < len(point) <= _SHOWN_OF_A_POINT:
+        facts.add_row("point", ", ".join(map(_number, point)))
     if record.result.get("peak_memory"):
         facts.add_row("peak memory", _bytes(record.result["peak_memory"]))
     for reason in record.result.get("reasons", []):

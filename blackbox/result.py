@@ -70,6 +70,7 @@ class Result:
         metrics: the last evaluation's metrics.
         journal: the journal's path, if there is one.
         reasons: what went wrong, for status FAILURES.
+        detail: the status in words of its own, where there is more to say than usual.
     """
 
     status: Status
@@ -80,8 +81,9 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     journal: Path | None = None
     reasons: tuple[str, ...] = ()
+    detail: str = ""
 
     @property
     def message(self) -> str:
         """The status in words."""
-        return self.status.value
+        return self.detail or self.status.value

@@ -72,6 +72,16 @@ def take_up(session: Session, journal: Journal, settings: dict[str, Any], inexac
         _replay(session, record, journal)
 
 
+def replay(session: Session, journal: Journal) -> None:
+    """Take a new session, which has no journal, through all that a journal holds, whatever checkpoints there are.
+
+    Raises:
+        JournalError: the strategy does not come by what the journal says.
+    """
+    for record in journal.records[1:]:
+        _replay(session, record, journal)
+
+
 def _load_checkpoint(session: Session, journal: Journal, records: Sequence[Record]) -> int:
     """Load the newest checkpoint that is there; the index of the first record after it."""
     for index in range(len(records) - 1, -1, -1):
@@ -108,9 +118,9 @@ def _told(records: Sequence[Record]) -> list[frozenset[str]]:
             case {"kind": "asked"}:
                 stem = f"{record['step']}.{record['phase']}."
                 phases.append(set())
-            case {"kind": "values" | "slopes" | "failed", "ids": ids}:
+            case {"kind": "values" | "slopes" | "gradients" | "failed", "ids": ids}:
                 phases[-1].update(ids)
-            case {"kind": "values" | "slopes", "values": packed}:
+            case {"kind": "values" | "slopes" | "gradients", "values": packed}:
                 count = packed["shape"][0] if isinstance(packed, dict) else len(packed)
                 phases[-1].update(f"{stem}{i}" for i in range(count))
             case {"kind": "ranking"}:
@@ -130,7 +140,7 @@ def _replay(session: Session, record: Record, journal: Journal) -> None:
                 raise _elsewhere(journal, f"asks step {record['step']}, phase {record['phase']}")
             session.ask(record["progress"])
             phase.repeated = False
-        case "values" | "slopes" | "ranking" | "preferences" | "failed":
+        case "values" | "slopes" | "gradients" | "ranking" | "preferences" | "failed":
             if session._phase is None:
                 raise _elsewhere(journal, "holds an answer")
             feedback = from_record(record, journal, session._phase.ids)

@@ -15,6 +15,7 @@ from blackbox.config.fit import kinds_of, misfit
 from blackbox.errors import UserError
 from blackbox.feedback import Cost, Feedback
 from blackbox.hooks import Hook
+from blackbox.interrupt import exits_told
 from blackbox.parameters import Parameters
 from blackbox.probe import Query
 from blackbox.result import Result, Status
@@ -108,6 +109,7 @@ class _Run:
         self.plateau = Plateau(budget.plateau)
         # Values at float64 parameters are float64 themselves, and far from rounding.
         self.rounding = Rounding(all(t.dtype == torch.float64 for t in session.parameters.raw.values()))
+        self._detail = ""
         self._began = time.monotonic() - session.seconds
 
     @property
@@ -118,9 +120,11 @@ class _Run:
         for hook in self.hooks:
             hook.on_start(self.session.steps, self.session.spent)
         try:
-            status = self._loop(on_pending, evaluate_every, checkpoint_every)
+            with exits_told():
+                status = self._loop(on_pending, evaluate_every, checkpoint_every)
+                if status.finished:
+                    self._evaluate()
             if status.finished:
-                self._evaluate()
                 self.session.flush()
                 if checkpoint_every:
                     self.session.save(self.seconds)
@@ -146,17 +150,22 @@ class _Run:
             stop = stop or self._judge()
             if stop is not None:
                 return stop
+            if session.between_rounds:
+                self._steer()
             progress = self.budget.progress(session.spent, self.seconds / 60, session.steps)
             queries = session.preview(progress)
             if queries:
                 cost = self._cost(queries)
                 stop = self.budget.exceeded_by(session.spent, cost, self.seconds / 60, session.steps)
                 if stop is not None:
+                    self._detail = (not session.spent and self.budget.too_small_for(cost)) or ""
                     return stop
                 for portion in session.portions(progress):
                     self.oracle.submit(portion, session.parameters)
-            answers = self.oracle.poll(0)
-            while not (moved := bool(queries) and self._steer()) and not answers and queries:
+            answers, moved = self.oracle.poll(0), False
+            # Answers that are there come before what people ask for besides: a round that is complete counts.
+            while queries and not answers and not (moved := self._steer()):
+                session.note_waiting()
                 if on_pending == "return":
                     return Status.PENDING
                 answers = self.oracle.poll(1.0)
@@ -270,4 +279,5 @@ class _Run:
             metrics=metrics,
             journal=session.journal.path if session.journal is not None else None,
             reasons=tuple(session.reasons) if status is Status.FAILURES else (),
+            detail=self._detail,
         )

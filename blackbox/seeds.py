@@ -40,6 +40,11 @@ def sharing_seeds(seeds: Sequence[int], run_seed: int, role: str, step: int, per
     return tuple([shared | seed & 0xFFFFFFFF for seed in seeds])
 
 
+def seeds_of_step(seeds: Sequence[int], step: int) -> tuple[int, ...]:
+    """These seeds with the step as their upper half: (seed >> 32)."""
+    return tuple([step << 32 | seed & 0xFFFFFFFF for seed in seeds])
+
+
 @lru_cache(maxsize=1024)
 def _role(run_seed: int, role: str) -> hashlib.blake2b:
     """The hash keyed by a role, before its indices."""

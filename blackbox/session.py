@@ -96,7 +96,7 @@ class Session:
         self._answers = Answers()
         self._told = Told()
         self._replay = replay
-        self._abandoned = False
+        self._abandoned = self._waited = False
         parameters.on_flush = None  # of an earlier session
         parameters.flush()
         parameters.in_place = False
@@ -328,6 +328,12 @@ class Session:
     def note(self, words: str) -> None:
         """Keep words about the run in its journal."""
         self._record({"kind": "note", "words": words})
+
+    def note_waiting(self) -> None:
+        """Record, once, that answers are waited for: from then on the folder holds something to lose."""
+        if not (self._waited or self.spent):
+            self._waited = True
+            self._record({"kind": "waiting"})
 
     def note_evaluation(self, metrics: dict[str, float], seconds: float) -> None:
         """Record metrics taken at the present step."""

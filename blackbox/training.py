@@ -148,9 +148,11 @@ class Training:
         self.seconds = time.monotonic() - began
         self.save()
         cost = {**self.spent, "wall_seconds": self.seconds}
+        asked_nothing = status.finished and not self.spent and self.step < self.problem.steps
+        detail = (asked_nothing and budget.too_small_for(self.problem.step_cost(self.step))) or ""
         last = self.evaluated[max(self.evaluated)] if self.evaluated else {}
         result = Result(
-            status, self.problem.parameters(), None, cost, self.step, last, self.journal.path, tuple(reasons)
+            status, self.problem.parameters(), None, cost, self.step, last, self.journal.path, tuple(reasons), detail
         )
         for hook in hooks:
             hook.on_end(result.message)

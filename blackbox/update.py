@@ -14,11 +14,16 @@ from blackbox.direction import CoordinateTerms, DenseTerm, Direction, SeedTerms
 from blackbox.layout import TensorSpec
 from blackbox.noise.base import Law
 from blackbox.noise.displace import Term
+from blackbox.noise.low_rank import low_rank_of
 from blackbox.noise.rounding import add_stochastically
 from blackbox.seeds import derive_seed
 
 if TYPE_CHECKING:
     from blackbox.parameters import Parameters
+
+
+HELD_SEEDS = 1024
+"""Seeds that updates which wait add up to at most."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,30 @@ class Update:
         if len(terms) == 1 and isinstance(terms[0], SeedTerms) and len(terms[0].seeds) == 1:
             return terms[0].law, (int(terms[0].seeds[0]), float(terms[0].weights[0]))
         return None
+
+    @property
+    def kept(self) -> tuple[Law, int] | None:
+        """(law, what is kept) if this is one sum of low-rank noise that shares a kept factor, and no decay."""
+        terms = self.direction.terms
+        if self.decay or len(terms) != 1 or not isinstance(terms[0], SeedTerms):
+            return None
+        low_rank, shared = low_rank_of(terms[0].law), set((terms[0].seeds >> 32).tolist())
+        if low_rank is None or low_rank.core != "left" or low_rank.refresh is None or len(shared) != 1:
+            return None
+        return terms[0].law, shared.pop()
+
+
+def added_up(first: Update, second: Update) -> Update | None:
+    """Two updates by noise that shares a kept factor as one; None where they can't be."""
+    if first.kept is None or first.kept != second.kept:
+        return None
+    (a,), (b,) = first.direction.terms, second.direction.terms
+    assert isinstance(a, SeedTerms)
+    assert isinstance(b, SeedTerms)
+    if len(a.seeds) + len(b.seeds) > HELD_SEEDS:
+        return None
+    both = SeedTerms(a.law, np.concatenate([a.seeds, b.seeds]), np.concatenate([a.weights, b.weights]))
+    return Update(Direction((both,)), seed=second.seed)
 
 
 def merge(first: Update | None, second: Update) -> Update | None:

@@ -4,6 +4,8 @@ from oracles.base import BaseOracle, HumanOracle, LocalOracle, Oracle, RankingOr
 from oracles.cached import Cached
 from oracles.derivative import DerivativeOracle
 from oracles.function import FunctionOracle
+from oracles.gradient import GradientOracle
+from oracles.nodes import NodeOracle
 from oracles.objective import ObjectiveOracle
 from oracles.ranking import Pairwise, Ranked, Rater
 from oracles.replayed import ReplayedComparisons, ReplayedRatings
@@ -16,8 +18,10 @@ __all__ = [
     "Counted",
     "DerivativeOracle",
     "FunctionOracle",
+    "GradientOracle",
     "HumanOracle",
     "LocalOracle",
+    "NodeOracle",
     "Noisy",
     "ObjectiveOracle",
     "Oracle",

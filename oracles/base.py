@@ -18,7 +18,7 @@ from blackbox.parameters import Parameters
 from blackbox.probe import Query, ids_of
 from blackbox.steering import Steer
 from oracles.asking import Groups, candidates_of, named, parts, takes_context
-from oracles.door import FloatArray, Outcome, as_float64, reason_of, settle
+from oracles.door import FloatArray, Outcome, as_float64, exited, reason_of, settle
 
 
 @runtime_checkable
@@ -208,6 +208,8 @@ class ValueOracle(LocalOracle):
             return as_float64(self.evaluate(candidates, **keywords))
         except Exception as error:
             return error
+        except SystemExit as error:
+            return exited(error)
 
 
 class RankingOracle(LocalOracle):
@@ -242,6 +244,8 @@ class RankingOracle(LocalOracle):
             groups, skipped = named(self.rank(candidates, **keywords), ids)
         except Exception as error:
             return Failed(ids, reason_of(error), self._paid(queries, began))
+        except SystemExit as error:
+            return Failed(ids, reason_of(exited(error)), self._paid(queries, began))
         return Ranking(groups, skipped, cost=self._paid(queries, began))
 
     def _paid(self, queries: Sequence[Query], began: float) -> Cost:
@@ -287,6 +291,8 @@ class HumanOracle(BaseOracle):
                     self.artifacts[query.id] = self.render(candidate)
                 except Exception as error:
                     self._broken.append(Failed((query.id,), reason_of(error), self.cost([query])))
+                except SystemExit as error:
+                    self._broken.append(Failed((query.id,), reason_of(exited(error)), self.cost([query])))
 
     def poll(self, timeout: float = 0) -> Sequence[Feedback]:
         """Rankings of the open round; those of an earlier round came too late and are left out."""

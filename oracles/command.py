@@ -20,7 +20,8 @@ from queue import Empty, SimpleQueue
 from typing import IO, Literal
 
 from blackbox.errors import UserError
-from oracles.remote import Nonsense, Price, RemoteOracle, Reply, decoded, encoded, shown
+from oracles.remote import Price, RemoteOracle
+from oracles.replies import Nonsense, Reply, decoded, encoded, shown
 
 _TAIL = 5  # lines of a program's complaints that are told
 

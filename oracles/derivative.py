@@ -23,6 +23,7 @@ from blackbox.parameters import Parameters
 from blackbox.probe import CURRENT, Context, Probe, Queries, Query
 from oracles.base import LocalOracle
 from oracles.door import reason_of
+from oracles.modes import evaluated_in
 
 
 class DerivativeOracle(LocalOracle):
@@ -43,7 +44,8 @@ class DerivativeOracle(LocalOracle):
     def answer(self, queries: Sequence[Query], parameters: Parameters) -> Sequence[Feedback]:
         """One answer a query; a mean over examples is taken first, in float64."""
         parameters.flush()
-        return [self._answer(query, parameters) for query in queries]
+        with evaluated_in("eval", getattr(self.problem, "module", None)):
+            return [self._answer(query, parameters) for query in queries]
 
     def cost(self, queries: Sequence[Query]) -> Cost:
         """Queries, and what the problem counts of a value: examples, tokens, episodes."""

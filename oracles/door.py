@@ -63,6 +63,11 @@ def reason_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
+def exited(error: SystemExit) -> Exception:
+    """What ``sys.exit`` in an oracle's own code is: a failure like any other, not the end of the run."""
+    return RuntimeError(f"sys.exit({'' if error.code is None else repr(error.code)}) was called")
+
+
 def _stack(outcomes: Sequence[Outcome] | FloatArray) -> FloatArray | None:
     """The usual case, all of one shape, as an array; None if it isn't that."""
     try:

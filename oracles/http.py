@@ -15,45 +15,19 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 
 from blackbox.errors import UserError
 from blackbox.seeds import derive_seed
-from oracles.door import reason_of
-from oracles.remote import Nonsense, Price, RemoteOracle, Reply, Stoppable, decoded, encoded, shown
+from oracles.posting import LOOPBACK, Broken, Poster, TooSlow, Trouble, Unreachable, place
+from oracles.remote import Price, RemoteOracle, Stoppable
+from oracles.replies import Nonsense, Reply, decoded, encoded, shown
+
+__all__ = ["Broken", "HttpOracle", "HttpTransport", "Refused", "TooSlow", "Trouble", "Unreachable"]
 
 _TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _NOT_TAKEN = frozenset({429, 503})
 """Answers by which a service says that it did no work."""
-_LARGEST = 256 << 20
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class Trouble(Exception):
-    """Why an attempt came to nothing.
-
-    Attributes:
-        again: whether another attempt makes sense.
-        taken: whether the service may have worked on it, and so may charge for it.
-        wait: seconds that it asks to be left alone.
-    """
-
-    def __init__(self, words: str, again: bool = True, taken: bool = True, wait: float = 0.0) -> None:
-        super().__init__(words)
-        self.again, self.taken, self.wait = again, taken, wait
-
-
-class Unreachable(Trouble):
-    """Nobody answers there."""
-
-
-class TooSlow(Trouble):
-    """No whole reply in time."""
-
-
-class Broken(Trouble):
-    """The connection ended before the reply did."""
 
 
 class Refused(Trouble):
@@ -68,8 +42,7 @@ class HttpTransport:
         concurrency: requests under way at once at most.
         token_env: environment variable with a token, sent as ``Authorization: Bearer``.
         headers_env: further headers, each with the environment variable that holds its value.
-        timeout: seconds that an attempt may take to connect, to send, and between two pieces of the reply; the body
-            as a whole must have come by then too.
+        timeout: seconds that an attempt may take, from connecting to the last byte of the reply.
         attempts: how often a request is sent at most: again after a broken connection, a time-out and the statuses
             408, 429, 500, 502, 503, 504.
         backoff: seconds before the second attempt; doubled for each further one, less up to half at random.
@@ -122,24 +95,20 @@ class HttpTransport:
         self._next = 0.0
         self._sent = 0
         self._waits = Stoppable()
-        self._client: httpx.Client | None = None
+        self._poster: Poster | None = None
         self._secrets: list[str] = []
 
     def open(self) -> None:
         """Reads the secrets; raises UserError where a variable isn't set."""
         with self._lock:
-            if self._client is not None:
+            if self._poster is not None:
                 return
             self._waits = Stoppable()
             headers = {"Content-Type": "application/json", "Accept": "application/json"}
             headers |= {header: self._secret(variable) for header, variable in self.headers_env.items()}
             if self.token_env:
                 headers["Authorization"] = f"Bearer {self._secret(self.token_env)}"
-            # A proxy of the environment is for the world, not for this machine.
-            outside = urlsplit(self.url).hostname not in _LOOPBACK
-            self._client = httpx.Client(
-                headers=headers, timeout=self.timeout, trust_env=outside, follow_redirects=False
-            )
+            self._poster = Poster(self.url, headers, self.timeout)
 
     def send(self, message: object) -> Reply:
         """The reply to one JSON value, after as many attempts as it takes."""
@@ -170,45 +139,35 @@ class HttpTransport:
         """Ends waits, drops connections."""
         self._waits.stop()
         with self._lock:
-            client, self._client, self._secrets = self._client, None, []
-        if client is not None:
-            client.close()
+            poster, self._poster, self._secrets = self._poster, None, []
+        if poster is not None:
+            poster.close()
 
     def _post(self, data: bytes) -> bytes:
         """The body of a reply that says success."""
-        client, until = self._client, time.monotonic() + self.timeout
-        if client is None:
+        poster = self._poster
+        if poster is None:
             raise InterruptedError("the run has ended")
         try:
-            with client.stream("POST", self.url, content=data) as response:
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                    if time.monotonic() > until:
-                        raise TooSlow(f"no whole reply within {self.timeout:g} s")
-                    if len(body) > _LARGEST:
-                        raise Nonsense(f"the reply is longer than {_LARGEST >> 20} MiB")
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(f"{_place(self.url)} can't be reached: {self._clean(str(error))}", taken=False) from None
-        except httpx.TimeoutException:
-            raise TooSlow(f"no reply within {self.timeout:g} s") from None
-        except httpx.HTTPError as error:
-            raise Broken(f"the connection ended before the reply: {self._clean(reason_of(error))}") from None
-        status = response.status_code
-        if response.is_redirect:
-            where = _place(response.headers.get("Location", ""))
-            raise Refused(f"HTTP {status}: it redirects to {where}, which is not followed", again=False)
-        if not response.is_success:
-            words = f": {shown(self._clean(body.decode(errors='replace')))}" if body else ""
-            wait = _retry_after(response.headers.get("Retry-After"))
-            raise Refused(f"HTTP {status}{words}", status in _TRY_AGAIN, status not in _NOT_TAKEN, wait)
-        return self._clean(bytes(body).decode(errors="replace")).encode()
+            reply = poster.post(data)
+        except Trouble as error:
+            raise type(error)(self._clean(str(error)), error.again, error.taken) from None
+        body = self._clean(reply.body.decode(errors="replace"))
+        if 300 <= reply.status < 400 and "Location" in reply.headers:
+            where = place(reply.headers["Location"])
+            raise Refused(f"HTTP {reply.status}: it redirects to {where}, which is not followed", again=False)
+        if not 200 <= reply.status < 300:
+            words = f": {shown(body)}" if body else ""
+            wait = _retry_after(reply.headers.get("Retry-After"))
+            again, taken = reply.status in _TRY_AGAIN, reply.status not in _NOT_TAKEN
+            raise Refused(f"HTTP {reply.status}{words}", again, taken, wait)
+        return body.encode()
 
     def _secret(self, variable: str) -> str:
         secret = os.environ.get(variable, "")
         if not (secret.isascii() and secret.isprintable() and secret):
             state = "holds what no header can hold" if secret else "is not set"
-            raise UserError(f"The environment variable {variable} {state}; the oracle at {_place(self.url)} needs it.")
+            raise UserError(f"The environment variable {variable} {state}; the oracle at {place(self.url)} needs it.")
         self._secrets.append(secret)
         return secret
 
@@ -276,15 +235,9 @@ def _checked(url: str, secret: bool) -> str:
         raise UserError("url must begin with https:// (or http://) and name a host.")
     if parts.username or parts.password:
         raise UserError("url holds a password, which would be saved with the run; use token_env or headers_env.")
-    if secret and parts.scheme == "http" and host not in _LOOPBACK:
+    if secret and parts.scheme == "http" and host not in LOOPBACK:
         raise UserError(f"url: a token would travel to {host} unencrypted; use https.")
     return url
-
-
-def _place(url: str) -> str:
-    """Scheme and host: a path or query may say more than a message should."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "another path"
 
 
 def _retry_after(text: str | None) -> float:

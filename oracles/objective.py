@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.execution import Execution, choose
+from blackbox.errors import UserError
+from blackbox.execution import Execution, InPlace, WriteFree, choose
 from blackbox.execution.base import Outcome as DeviceOutcome
 from blackbox.feedback import Cost, Failed, Feedback, Values, add_cost
-from blackbox.objective import Objective, cost_of, taken_cost
+from blackbox.objective import ModuleObjective, Objective, cost_of, taken_cost
 from blackbox.parameters import Parameters
 from blackbox.probe import Query, by_context
 from oracles.base import LocalOracle
 from oracles.door import FloatArray, Outcome, settle
+from oracles.modes import InTrainMode, Mode, evaluated_in
 
 
 class ObjectiveOracle(LocalOracle):
@@ -27,19 +29,26 @@ class ObjectiveOracle(LocalOracle):
         problem: a function of vectors, or a module and its values. If it has ``maximize = True``, the sign is
             turned here, and only here.
         execution: how queries are evaluated; write-free for a module and batched for vectors if left out.
+        mode: what a module is in meanwhile, whatever it is in otherwise: "eval", or "train", where dropout is the same
+            for all queries of a context and buffers are put back after each. Train mode goes with the executions
+            write-free and in-place.
     """
 
     answers = frozenset({Values, Failed})
 
-    def __init__(self, problem: Objective, execution: Execution | None = None) -> None:
+    def __init__(self, problem: Objective, execution: Execution | None = None, mode: Mode = "eval") -> None:
+        if mode not in ("eval", "train"):
+            raise UserError(f"mode is 'eval' or 'train', not {mode!r}.")
         self.problem = problem
-        self.execution = execution if execution is not None else choose(problem)
+        self._asked = _in_train_mode(problem, execution) if mode == "train" else problem
+        self.execution = execution if execution is not None else choose(self._asked)
 
     def answer(self, queries: Sequence[Query], parameters: Parameters) -> Sequence[Feedback]:
         """One Values for all that succeeded, one Failed for each that didn't."""
         began = time.perf_counter()
         # An execution may hand all values over in one piece; taking them apart to join them again takes longer.
-        found = self.execution.evaluate_together(self.problem, queries, parameters)
+        with evaluated_in("eval", getattr(self.problem, "module", None)):
+            found = self.execution.evaluate_together(self._asked, queries, parameters)
         outcomes = fetch(found, negate=bool(getattr(self.problem, "maximize", False)))
         extra = {**taken_cost(self.problem), "seconds": time.perf_counter() - began}
         return settle(queries, outcomes, self.cost, extra, self.per_example)
@@ -72,8 +81,20 @@ class ObjectiveOracle(LocalOracle):
         return self.execution.take_notes()
 
     def settings(self) -> dict[str, Any]:
-        """The execution's."""
-        return self.execution.settings()
+        """The execution's, and the mode where it isn't the usual one."""
+        return self.execution.settings() | ({} if self._asked is self.problem else {"mode": "train"})
+
+    def close(self) -> None:
+        """Lets the execution go of processes that it holds."""
+        getattr(self.execution, "close", lambda: None)()
+
+
+def _in_train_mode(problem: Objective, execution: Execution | None) -> ModuleObjective:
+    if not isinstance(problem, ModuleObjective):
+        raise UserError(f"mode: {type(problem).__name__} is a function of vectors; only a module has a train mode.")
+    if execution is not None and type(execution) not in (WriteFree, InPlace):
+        raise UserError(f"mode: train mode goes with write-free or in-place, not with {type(execution).__name__}.")
+    return InTrainMode(problem)
 
 
 def fetch(outcomes: Sequence[DeviceOutcome] | Tensor, negate: bool = False) -> Sequence[Outcome] | FloatArray:

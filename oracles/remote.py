@@ -6,12 +6,11 @@ One JSON object goes out for candidates that share a context, one comes back:
     {"values": [1.5, ...]}          one a candidate: a number, a list of numbers (one an example), null for none
     {"ranking": [2, [0, 1]]}        positions, best first; an inner list is a tie; left out is seen and not judged
 
-A transport (``oracles.http``, ``oracles.command``) carries the objects; everything else is here.
+A transport (``oracles.http``, ``oracles.command``) carries the objects; what came back is read in ``oracles.replies``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -29,28 +28,24 @@ from blackbox.errors import UserError
 from blackbox.feedback import Cost, Failed, Feedback, Ranking, Values, add_cost
 from blackbox.parameters import Parameters
 from blackbox.probe import Query, ids_of
-from oracles.asking import candidates_of, named, parts
+from oracles.asking import candidates_of, parts
 from oracles.base import BaseOracle
-from oracles.door import FloatArray, Outcome, reason_of, settle
+from oracles.door import FloatArray, settle
+from oracles.replies import Nonsense, Reply, decoded, encoded, judged, outcomes_of, shown
 
-
-class Nonsense(Exception):
-    """A reply that isn't what was agreed on."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back.
-
-    Attributes:
-        body: the JSON value; None if there is none.
-        error: why there is none.
-        attempts: how often the other side may have worked on it, and so may charge for it; 0 if it was never reached.
-    """
-
-    body: Any = None
-    error: Exception | None = None
-    attempts: int = 1
+__all__ = [
+    "Nonsense",
+    "Price",
+    "RemoteFunction",
+    "RemoteOracle",
+    "Reply",
+    "Stoppable",
+    "Transport",
+    "decoded",
+    "encoded",
+    "outcomes_of",
+    "shown",
+]
 
 
 class Transport(Protocol):
@@ -191,7 +186,7 @@ class RemoteOracle(BaseOracle):
         if Ranking in self.answers:
             cost = each(queries)
             add_cost(cost, extra)
-            return [_judged(ids_of(queries), reply, cost)]
+            return [judged(ids_of(queries), reply, cost)]
         return settle(queries, outcomes_of(reply, count), each, extra, self.per_example)
 
 
@@ -247,39 +242,6 @@ class RemoteFunction:
         return outputs
 
 
-def outcomes_of(reply: Reply, count: int) -> list[Outcome]:
-    """One outcome a candidate of a reply with "values"."""
-    if reply.error is not None:
-        return [reply.error] * count
-    values = reply.body.get("values") if isinstance(reply.body, dict) else None
-    if not isinstance(values, list):
-        return [Nonsense(f'expected {{"values": [...]}}, got {shown(reply.body)}')] * count
-    if len(values) != count:
-        return [Nonsense(f"{len(values)} values for {count} candidates")] * count
-    return [_number(value) for value in values]
-
-
-def decoded(text: bytes | str) -> Any:
-    """JSON text as a value; raises Nonsense that shows the beginning of what it is instead."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        whole = text.decode(errors="replace") if isinstance(text, bytes) else text
-        raise Nonsense(f"the reply is no JSON: {shown(whole) if whole.strip() else 'it is empty'}") from None
-
-
-def encoded(message: Any) -> bytes:
-    """A message as JSON; raises ValueError for what JSON can't hold, NaN among it."""
-    return json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
-
-
-def shown(value: Any, length: int = 80) -> str:
-    """The beginning of a value, in printable characters on one line."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    line = "".join(c if c.isprintable() else " " for c in " ".join(text[: 4 * length].split()))
-    return repr(line if len(line) <= length else line[:length] + "...")
-
-
 class Stoppable:
     """Waits that ``close`` cuts short."""
 
@@ -294,32 +256,3 @@ class Stoppable:
     def stop(self) -> None:
         """End all waits, those that begin later too."""
         self._stopped.set()
-
-
-def _judged(ids: tuple[str, ...], reply: Reply, cost: Cost) -> Feedback:
-    try:
-        if reply.error is not None:
-            raise reply.error
-        ranking = reply.body.get("ranking") if isinstance(reply.body, dict) else None
-        if not isinstance(ranking, list):
-            raise Nonsense(f'expected {{"ranking": [...]}}, got {shown(reply.body)}')
-        try:
-            groups, skipped = named(ranking, ids)
-        except (TypeError, ValueError) as error:
-            raise Nonsense(f"no order of {len(ids)} candidates: {shown(ranking)} ({error})") from None
-    except Exception as error:
-        return Failed(ids, reason_of(error), cost)
-    return Ranking(groups, skipped, cost=cost)
-
-
-def _number(value: Any) -> Outcome:
-    """A number, or numbers per example, as JSON gave them: text that reads like a number is none."""
-    if value is None:
-        return Nonsense("no value was given for this candidate (null)")
-    numbers = value if isinstance(value, list) else [value]
-    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
-        return Nonsense(f"{shown(value)} is no number")
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except OverflowError:
-        return Nonsense(f"{shown(value)} is too large for a number")

@@ -6,7 +6,7 @@ import torch
 
 from blackbox.errors import UserError
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device | None = None) -> torch.dtype:
-    """float32, float64 or bfloat16; UserError for another name, or one that the device doesn't have."""
+    """float32, float64, bfloat16 or float16; UserError for another name, or one that the device doesn't have."""
     if name not in DTYPES:
         raise UserError(f"dtype: '{name}' is not one of {', '.join(DTYPES)}.")
     if name == "float64" and device is not None and device.type == "mps":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.probe import ALL_DATA, Context
 from problems.base import VectorProblem, cost_of_examples, examples_of
@@ -62,6 +63,7 @@ class FiniteSum(VectorProblem):
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.l2, self.batch_size = l2, batch_size
+        loading_begins()
         features, labels = _table(table)
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(labels), generator=generator)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blackbox.budget import Budget
 from blackbox.errors import UserError
 from blackbox.estimators import CentralDifference
-from blackbox.execution import InPlace, WriteFree
+from blackbox.execution import InPlace, Streaming, WriteFree
 from blackbox.hooks import Hook
 from blackbox.journal import Journal
 from blackbox.noise import Rademacher
@@ -113,7 +113,9 @@ def module_run(folder: Path, execution: Callable[[], Any], outside: bool) -> tup
 
 
 @pytest.mark.filterwarnings("ignore:.*are read outside")
-@pytest.mark.parametrize(("execution", "outside"), [(WriteFree, False), (InPlace, False), (WriteFree, True)])
+@pytest.mark.parametrize(
+    ("execution", "outside"), [(WriteFree, False), (InPlace, False), (WriteFree, True), (Streaming, False)]
+)
 def test_a_run_ended_after_any_line_ends_as_one_never_ended(
     tmp_path: Path, execution: Callable[[], Any], outside: bool
 ) -> None:

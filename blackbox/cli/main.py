@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from blackbox import __version__
-from blackbox.cli import certify, inspect, play, rank, replay, run, serve
+from blackbox.cli import certify, export, inspect, play, rank, replay, run, serve
 from blackbox.errors import UserError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("validate")(inspect.validate)
 app.command("list")(inspect.list_components)
 app.command("report")(inspect.report)
 app.command("play")(play.play)
+app.command("export")(export.export)
 app.command("replay")(replay.replay)
 app.command("certify")(certify.certify)
 app.command("rank")(rank.rank)

@@ -7,14 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from blackbox.feedback import Cost
 from blackbox.hooks import Hook
+
+if TYPE_CHECKING:
+    from blackbox.experiment import Experiment
 
 _BETWEEN_UPDATES = 0.1
 _SMOOTHING = 0.05
@@ -30,6 +34,18 @@ def loading(what: str) -> Iterator[None]:
         return
     with console.status(what):
         yield
+
+
+class KeptHook(Hook):
+    """Says where the run that was in the folder is kept, once the new one has begun."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+
+    def on_start(self, steps: int, spent: Cost) -> None:
+        """It says so."""
+        if self._experiment.set_aside is not None:
+            typer.echo(f"The run that was there is kept in {self._experiment.set_aside}.", err=True)
 
 
 class ProgressHook(Hook):

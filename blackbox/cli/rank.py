@@ -67,7 +67,7 @@ def _judge(inbox: Inbox, found: Round, rater: str, folder: Path) -> bool:
         groups = [[found.items[i].query for i in group] for group in order]
         try:
             answer = inbox.submit(found.id, rater, groups, [], secrets.token_urlsafe(12))
-            if typer.prompt("Enter goes on, u takes it back", default="", show_default=False).strip() == "u":
+            if _said("Enter goes on, u takes it back") == "u":
                 inbox.undo(answer, rater)
                 continue
             inbox.seal(rater)
@@ -95,13 +95,22 @@ def _check(inbox: Inbox, check: Check, rater: str, folder: Path) -> bool:
 def _asked(count: int) -> list[list[int]] | None:
     """What is typed as an order; empty to skip, None to leave."""
     while True:
-        said = typer.prompt("Order", default="", show_default=False).strip()
-        if said == "q":
+        said = _said("Order")
+        if said in (None, "q"):
             return None
         try:
-            return [] if said == "s" else parse_order(said, count)
+            return [] if said == "s" else parse_order(said or "", count)
         except ValueError as error:
             typer.echo(f"{error} {HELP}")
+
+
+def _said(prompt: str) -> str | None:
+    """What is typed; None at the end of the input, when all that was piped in has been read, and at Ctrl-C."""
+    try:
+        return str(typer.prompt(prompt, default="", show_default=False)).strip()
+    except typer.Abort:
+        typer.echo()
+        return None
 
 
 def parse_order(text: str, count: int) -> list[list[int]]:

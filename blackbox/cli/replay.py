@@ -2,31 +2,85 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blackbox.errors import UserError
 
+if TYPE_CHECKING:
+    from blackbox.steplog import StepLog
+
 DIFFERENT = 1
 
 
 def replay(
-    path: Annotated[Path, typer.Argument(help="A picture that a diffusion problem saved.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where the new picture goes.")] = None,
+    path: Annotated[Path, typer.Argument(help="A log of `blackbox export --log`, or a diffusion problem's picture.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where what is made anew goes: a folder of weights, or a picture.")
+    ] = None,
 ) -> None:
-    """Render a picture anew from the latent in it, and say whether it is the same bit for bit.
+    """Make anew what a file describes, and say whether it is the same bit for bit.
 
-    The exit code is 0 if it is, and 1 if it isn't. The pipeline that the file names is loaded: replay only files that
-    you trust.
+    A log of seeds and scalars gives the weights of its run, on the same base. A picture is rendered from the latent in
+    it. The exit code is 0 if it is the same, and 1 if it isn't. The model that the file names is loaded: replay only
+    files that you trust.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder. What can be replayed is a picture that a diffusion problem saved.")
+        raise UserError(
+            f"{path} is a folder. What can be replayed is a log of `blackbox export --log`, or a picture that a "
+            "diffusion problem saved."
+        )
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
-    if not _picture(path, out):
+    if not (_log(path, out) if path.suffix == ".jsonl" else _picture(path, out)):
         raise typer.Exit(DIFFERENT)
+
+
+def _log(path: Path, out: Path | None) -> bool:
+    """Whether a log's steps lead to the weights that its run ended at; True, too, where nobody knows those."""
+    from blackbox import steplog
+    from blackbox.cli.export import write
+    from blackbox.experiment import settings_of
+
+    log = steplog.StepLog.load(path)
+    source, strategy = _parts(log, path)
+    parameters, began = source.parameters(), time.perf_counter()
+    steplog.rebuild(log, strategy, parameters)
+    typer.echo(f"{len(log.steps)} steps made again in {time.perf_counter() - began:.1f} s")
+    if out is not None:
+        typer.echo(f"{out}: {write(source, out)}")
+    if log.head["ends"] is None:
+        typer.echo("Where the run ended is not in the log: nothing to compare with.")
+        return True
+    if steplog.checksum(parameters) == log.head["ends"]:
+        typer.echo("The same bit for bit.")
+        return True
+    here = settings_of(None, parameters)
+    changed = [key for key, value in here.items() if log.head["settings"].get(key, value) != value]
+    why = f"{', '.join(changed)} differ" if changed else "no setting that is known of differs"
+    exact = "" if log.head["exact"] else " The run displaced its tensors in place, which rounds."
+    typer.echo(f"Not the same: {why}.{exact}")
+    return False
+
+
+def _parts(log: StepLog, path: Path) -> tuple[Any, Any]:
+    """What the log's run tuned, at its starting point, and its strategy."""
+    from blackbox.cli.export import start
+    from blackbox.config.block import parse_block
+    from blackbox.config.registry import importable
+    from blackbox.config.source import parse, to_text
+
+    root = parse(to_text(log.head["config"]), str(path), path.parent).root
+    with importable([path.parent, Path.cwd()]):
+        parts = {key: parse_block(root.child(key), key) for key in root.value if key != "variance_reduction"}
+        built = {key: parts[key].build() for key in ("estimator", "optimizer") if key in parts}
+        for number in range(len(root.value.get("variance_reduction", ()))):
+            wrapper = parse_block(root.child("variance_reduction").child(number), "variance-reduction")
+            built["estimator"] = wrapper.build(estimator=built["estimator"])
+        return start(parts.get("problem")), parts["strategy"].build(**{"estimator": None, "optimizer": None, **built})
 
 
 def _picture(path: Path, out: Path | None) -> bool:

@@ -12,8 +12,10 @@ import typer
 
 if TYPE_CHECKING:
     from blackbox.config.loader import Config
+    from blackbox.experiment import Experiment
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 Settings = Annotated[
     list[str] | None,
@@ -32,28 +34,29 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Set a run in the folder aside and start anew.")] = False,
 ) -> None:
     """Run a configuration in a folder of its own."""
-    from blackbox.cli.progress import ProgressHook, loading
+    from blackbox.cli.progress import KeptHook, ProgressHook, loading
     from blackbox.config.loader import load
+    from blackbox.interrupt import terminable
 
     checked = load(config, set_ or ())
-    try:
-        with loading("Loading"):
-            from blackbox.experiment import Experiment
-            from blackbox.memory import keep_freed_memory
-            from blackbox.result import Status
+    experiment: Experiment | None = None
+    with terminable() as ending:
+        try:
+            with loading("Loading"):
+                from blackbox.experiment import Experiment
+                from blackbox.memory import keep_freed_memory
+                from blackbox.result import Status
 
-            keep_freed_memory()
-            experiment = Experiment(checked, resume, inexact, fresh)
-        if experiment.set_aside is not None:
-            typer.echo(f"The run that was there is kept in {experiment.set_aside}.", err=True)
-        with _plain_warnings(), ProgressHook() as progress:
-            result = experiment.run([progress])
-    except KeyboardInterrupt:
-        _say_how_to_go_on(checked)
-        raise typer.Exit(INTERRUPTED) from None
-    if result.status is Status.INTERRUPTED:
-        _say_how_to_go_on(checked)
-        raise typer.Exit(INTERRUPTED)
+                keep_freed_memory()
+                experiment = Experiment(checked, resume, inexact, fresh)
+            with _plain_warnings(), ProgressHook() as progress:
+                result = experiment.run([KeptHook(experiment), progress])
+            interrupted = result.status is Status.INTERRUPTED
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        _say_how_to_go_on(checked, begun=experiment is not None and not experiment.withdrawn)
+        raise typer.Exit(TERMINATED if ending.came else INTERRUPTED)
     _summary(checked)
     if not result.status.finished:
         typer.echo(f"Resume with: {_resume_command(checked)}", err=True)
@@ -80,10 +83,10 @@ def _summary(config: Config) -> None:
     typer.echo(f"Curve: {curve}" if curve else "No curve: matplotlib is not installed, or no step was made.")
 
 
-def _say_how_to_go_on(config: Config) -> None:
+def _say_how_to_go_on(config: Config, begun: bool) -> None:
     from blackbox.folder import holds_run
 
-    started = holds_run(config.folder)
+    started = begun and holds_run(config.folder)
     words = f"saved; resume with: {_resume_command(config)}" if started else "nothing was answered yet."
     typer.echo(f"\nInterrupted: {words}", err=True)
 

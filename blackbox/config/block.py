@@ -43,7 +43,10 @@ class Block:
         Raises:
             UserError: its constructor refused the values; the message names the place in the configuration.
         """
-        arguments = {key: _build(value, injected) for key, value in self.arguments.items()}
+        return self.construct({key: _build(value, injected) for key, value in self.arguments.items()}, injected)
+
+    def construct(self, arguments: Mapping[str, Any], injected: Mapping[str, Any]) -> Any:
+        """As ``build``, from arguments that are built already."""
         given = {key: injected[key] for key in self.injected if key in injected}
         try:
             return self.target(**arguments, **self.fixed, **given)

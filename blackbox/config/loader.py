@@ -7,6 +7,7 @@ config.resolved()    # every default filled in; loading that again gives the sam
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -202,18 +203,28 @@ def build_strategy(config: Config) -> Any:
 
 
 def check_build(config: Config) -> None:
-    """Build all that is cheap (not the problem and its oracle), so that values out of range are found too."""
+    """Build all that is cheap, and rehearse the problem and its oracle, so that values out of range are found too."""
+    from blackbox.config.rehearsal import rehearse
+
     with config.importing():
         if not config.trains_itself:
             build_strategy(config)
         config.budget.build()
-        if config.execution is not None:
-            config.execution.build()
+        execution = config.execution and config.execution.build()
+        problem = config.problem and rehearse(config.problem)
+        if not config.trains_itself:
+            given = {"problem": problem, "execution": execution}
+            rehearse(config.oracle, **{key: value for key, value in given.items() if value is not None})
+
+
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # of an import
 
 
 def _looks_beside(block: Block) -> bool:
     """Whether a block names something that may lie beside the configuration: an import path, a program."""
-    return ":" in block.name or "command" in block.arguments or any(map(_looks_beside, block.nested))
+    values = (value for value in block.arguments.values() if isinstance(value, str))
+    paths = ":" in block.name or any(map(_PATH.fullmatch, values))
+    return paths or "command" in block.arguments or any(map(_looks_beside, block.nested))
 
 
 def _folders(source: Source, imports: Sequence[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import math
 import re
 import sys
 import types
@@ -26,7 +27,7 @@ from blackbox.config.source import Cursor, describe
 from blackbox.errors import UserError
 
 REQUIRED = inspect.Parameter.empty
-_OWN_PACKAGES = {"blackbox", "oracles", "problems"}
+OWN_PACKAGES = {"blackbox", "oracles", "problems"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def signature(target: Callable[..., Any], injected: tuple[str, ...] = ()) -> Sig
 def check(field: Field, cursor: Cursor) -> Any:
     """The value as the parameter's plain type; raises UserError: what was given, what would be right."""
     assert field.plain is not None
+    if not (isinstance(field.default, float) and not math.isfinite(field.default)):
+        _check_finite(cursor)
     try:
         return field.plain.validate_python(cursor.value)
     except ValidationError as error:
@@ -101,6 +104,16 @@ def check(field: Field, cursor: Cursor) -> Any:
             raise _complaint(field, cursor, error) from error
     except Exception as error:  # a validator of a class of the user's
         raise cursor.error(f"{describe(cursor.value)} cannot be used ({error}).") from error
+
+
+def _check_finite(cursor: Cursor) -> None:
+    """No rate or distance is infinite, unless that is its default; a limit that isn't wanted is left out."""
+    value = cursor.value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise cursor.error(f"got {value}, needs a finite number.")
+    if isinstance(value, list | dict):
+        for key in range(len(value)) if isinstance(value, list) else value:
+            _check_finite(cursor.child(key))
 
 
 def _complaint(field: Field, cursor: Cursor, error: ValidationError) -> UserError:
@@ -165,7 +178,7 @@ def _is_component(annotation: Any, target: Any) -> bool:
         return False
     if kind_of(annotation) is not None:
         return True
-    packages = _OWN_PACKAGES | {str(getattr(target, "__module__", "")).split(".")[0]} - {"builtins"}
+    packages = OWN_PACKAGES | {str(getattr(target, "__module__", "")).split(".")[0]} - {"builtins"}
     return (
         annotation.__module__.split(".")[0] in packages
         and isinstance(vars(annotation).get("__init__"), types.FunctionType)

@@ -29,12 +29,11 @@ from torch import Tensor
 from blackbox.direction import DenseTerm, Direction
 from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Estimator, Plan, Round
-from blackbox.estimators.facts import difference_facts, mean_of
+from blackbox.estimators.curvature import CurvatureStencil
 from blackbox.estimators.two_point import FloatArray
 from blackbox.feedback import Answers, Feedback, Values
 from blackbox.layout import Layout
 from blackbox.noise import Gaussian
-from blackbox.probe import mirrored
 
 _PIECE = 1 << 20
 """Elements of noise drawn at a time."""
@@ -61,10 +60,7 @@ class HessianDiagonal(Estimator):
         memory: float = 0.99,
         power: float = 1.0,
     ) -> None:
-        if not epsilon > 0:
-            raise UserError(f"epsilon is a distance and must be positive, not {epsilon}.")
-        if probes < 1:
-            raise UserError(f"probes must be at least 1, not {probes}.")
+        self.stencil = CurvatureStencil(epsilon, probes)
         if not floor > 0:
             raise UserError(f"floor is the least curvature divided by and must be positive, not {floor}.")
         if not 0 <= memory < 1:
@@ -88,22 +84,14 @@ class HessianDiagonal(Estimator):
 
     def next(self, round: Round, phase: int, answers: Answers) -> Plan:
         """The base, then x + mu z_i, x - mu z_i, in turn."""
-        if phase > 0:
-            return Plan()
-        pairs = mirrored(self.noise, round.seeds("probe", self.probes), self.epsilon)
-        return Plan(round.queries(0, [None, *pairs]))
+        return self.stencil.plan(round, phase, self.noise)
 
     def estimate(self, round: Round, answers: Answers) -> Estimate:
         """The preconditioned direction, dense; "curvature" is the mean along the probes. Failed pairs are left out."""
-        values = answers.values(round.ids(0, 2 * self.probes + 1))
-        base, plus, minus = values[:1], values[1::2], values[2::2]
-        slopes = mean_of((plus - minus) / (2 * self.epsilon))
-        curvatures = mean_of((plus - 2 * base + minus) / self.epsilon**2)
-        info = difference_facts(values, slopes, plus, minus)
+        slopes, curvatures, info = self.stencil.measured(round, answers)
         known, curved = ~np.isnan(slopes), ~np.isnan(curvatures)
-        mean = float(curvatures[curved].mean()) if curved.any() else float("nan")
         if not known.any():
-            return Estimate(Direction(), {**info, "curvature": mean})
+            return Estimate(Direction(), info)
         along = np.where(known, slopes, 0.0) / known.sum()
         excess = np.zeros(self.probes)
         past, learns = self._curvature, False
@@ -113,8 +101,9 @@ class HessianDiagonal(Estimator):
             self._weight = self.memory * self._weight + (1 - self.memory)
         direction = Direction(tuple(self._terms(round, along, excess, learns)))
         if curved.any():
+            mean = info["curvature"]
             self._curvature = mean if past is None else self.memory * past + (1 - self.memory) * mean
-        return Estimate(direction, {**info, "curvature": mean})
+        return Estimate(direction, info)
 
     def state_dict(self) -> dict[str, Any]:
         """The running sums, their weight, and c."""

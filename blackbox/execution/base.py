@@ -11,7 +11,7 @@ from torch import Tensor
 from blackbox.errors import UserError
 from blackbox.objective import ModuleObjective, Objective
 from blackbox.parameters import Parameters
-from blackbox.probe import Probe, Query
+from blackbox.probe import CURRENT, Probe, Query
 
 Outcome = Tensor | Exception
 """The values of one query (0-d or [batch], on the device, not waited for), or why there are none."""
@@ -45,6 +45,11 @@ class Execution(ABC):
 def single_probe(query: Query) -> Probe | None:
     """The query's probe, None for the base; raises UserError for candidates that a module can't take."""
     if query.candidate is None or isinstance(query.candidate, Probe):
+        if query.candidate is not None and query.base != CURRENT and query.candidate.law.stepwise:
+            raise UserError(
+                f"Query {query.id} is about the anchor '{query.base}', but noise that depends on the step (a mask "
+                "with recompute: true, hizoo) can't be had at another point. Leave it out, or the variance reduction."
+            )
         return query.candidate
     raise UserError(
         f"Query {query.id} is a {type(query.candidate).__name__}; a module is evaluated at probes only. "

@@ -85,7 +85,7 @@ class Displaced:
 
     def _wrapped(self, owner: Owner, forward: Forward) -> Forward:
         module = owner.module
-        if isinstance(module, nn.Embedding) and module.max_norm is None:
+        if type(module) is nn.Embedding and module.max_norm is None:
             return lambda input: self._embedding(owner, forward, input)
 
         def single(*args: Any, **kwargs: Any) -> Any:
@@ -114,7 +114,7 @@ class Displaced:
         held: list[tuple[str, Any, Tensor | None]] = []
         slots: dict[str, Any] = owner.module._parameters
         try:
-            if self.terms or self._unsettled:
+            if not self._is_theta():
                 with self._unwatched():
                     for attribute, spec in owner.weights:
                         displaced, pooled = self._displaced(owner.module, spec)
@@ -148,7 +148,7 @@ class Displaced:
 
     def _displaced(self, module: nn.Module, spec: TensorSpec) -> tuple[Tensor | None, Tensor | None]:
         """(the displaced weight, the scratch it lives in); None for theta itself."""
-        weight = self._parameters.raw[spec.name]
+        weight = self._weight(spec)
         if not self.terms:
             self._pay(spec)
             return None, None
@@ -162,19 +162,17 @@ class Displaced:
         if merged is not None:
             with held_back():
                 self._unsettled.discard(spec.name)
-                self.displacer.update_and_displace(
-                    scratch, self._parameters.flat_of(spec.name), spec, merged[0], terms[0], merged[1]
-                )
+                self.displacer.update_and_displace(scratch, self._flat(spec), spec, merged[0], terms[0], merged[1])
         else:
             self._pay(spec)
-            self.displacer.displace(scratch, self._parameters.flat_of(spec.name), spec, terms)
+            self.displacer.displace(scratch, self._flat(spec), spec, terms)
         return scratch.view(weight.shape), scratch
 
     def _merged(self, spec: TensorSpec, terms: Sequence[Term]) -> tuple[Term, float] | None:
         """(the owed term, its decay) if this tensor's update can be paid in the pass that displaces it."""
         if self._owed is None or spec.name not in self._unsettled or len(terms) != 1:
             return None
-        owed, weight = self._owed.single, self._parameters.raw[spec.name]
+        owed, weight = self._owed.single, self._weight(spec)
         assert self.displacer is not None
         # An update of weight 0 leaves everything as it is; adding 0 z would turn -0.0 into 0.0.
         if owed is None or owed[1][1] == 0.0 or owed[0] != self.displacer.law:
@@ -284,6 +282,18 @@ class Displaced:
             with held_back():
                 self._unsettled.discard(spec.name)
                 self._parameters.move(spec, self._owed)
+
+    def _is_theta(self) -> bool:
+        """Whether the module's own tensors are what is computed with now."""
+        return not self.terms and not self._unsettled
+
+    def _weight(self, spec: TensorSpec) -> Tensor:
+        """theta of one tensor, where it is computed with."""
+        return self._parameters.raw[spec.name]
+
+    def _flat(self, spec: TensorSpec) -> Tensor:
+        """The same as a vector."""
+        return self._parameters.flat_of(spec.name)
 
     def _take(self, numel: int, dtype: torch.dtype) -> Tensor:
         pool = self._scratch.setdefault((numel, dtype), [])

@@ -6,7 +6,7 @@ in both places. No weight is written, copied or even read twice. Whatever else o
 convolutions) is displaced as ``displaced`` says.
 
 Inputs may hold several copies of a batch, one after the other, each to be computed with noise of its own: the product
-with W is then made once for all of them.
+with W is then made once for all of them. Steps may be held in factors too, see ``held``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.execution.displaced import Displaced, Forward, NotStackable, Owner, Scratch
+from blackbox.execution.held import Held
 from blackbox.layout import TensorSpec
 from blackbox.noise.displace import Term
 from blackbox.noise.low_rank import low_rank_of
@@ -29,11 +30,20 @@ class Factored(Displaced):
 
     Attributes:
         copies: terms of each copy of the batch that the inputs hold; None is one copy, with ``terms``.
+        held: sums of the pending update, which is computed with and not carried out; None carries it out.
     """
 
-    def __init__(self, owners: Sequence[Owner], parameters: Parameters, scratch: Scratch) -> None:
+    def __init__(
+        self, owners: Sequence[Owner], parameters: Parameters, scratch: Scratch, held: Held | None = None
+    ) -> None:
+        pending = parameters.pending
+        if held is not None:
+            parameters.pending = None  # the base takes what is pending, to carry it out
         super().__init__(owners, parameters, scratch)
+        if held is not None:
+            parameters.pending = pending
         self.copies: list[list[Term]] | None = None
+        self.held = held
 
     def _wrapped(self, owner: Owner, forward: Forward) -> Forward:
         module, single = owner.module, super()._wrapped(owner, forward)
@@ -51,7 +61,7 @@ class Factored(Displaced):
 
         if type(module) is nn.Linear and "forward" not in module.__dict__:
             return linear
-        if isinstance(module, nn.Embedding) and module.max_norm is None:
+        if type(module) is nn.Embedding and module.max_norm is None:
             return embedding
         return any_module
 
@@ -61,6 +71,8 @@ class Factored(Displaced):
 
     @property
     def _in_factors(self) -> bool:
+        if self.held is not None:
+            return True
         return self.displacer is not None and low_rank_of(self.displacer.law) is not None and any(self._terms)
 
     def _linear_factored(self, owner: Owner, x: Tensor) -> Tensor:
@@ -77,6 +89,8 @@ class Factored(Displaced):
                 self._add_columns(parts, _by_copy(x, len(self._terms)).to(y.dtype), tuned["weight"])
             if own_bias is not None:
                 raw = self._parameters.raw[own_bias.name]
+                if self.held is not None:
+                    raw = self._weight(own_bias)
                 biases = [self._small_displaced(raw, own_bias, terms) for terms in self._terms]
                 parts = parts + torch.stack(biases)[:, None].to(y.dtype)
         return parts.view(y.shape)
@@ -90,12 +104,20 @@ class Factored(Displaced):
         count = len(self._terms)
         parts, ids = _by_copy(y, count), _by_copy(tokens[..., None], count)[..., 0]
         with self._unwatched():
-            left, right = self._factors(spec, torch.float64 if y.dtype == torch.float64 else torch.float32)
+            wide = torch.float64 if y.dtype == torch.float64 else torch.float32
+            if self.held is not None:
+                left = self._held_left(spec, wide, self.held)
+                right = self.held.right(spec, self._parameters).to(wide).expand(count, -1, -1)
+            else:
+                left, right = self._factors(spec, wide)
             rows = left[torch.arange(count, device=ids.device)[:, None], ids]
             return (parts + torch.bmm(rows, right.mT)).to(y.dtype).view(y.shape)
 
     def _add_columns(self, parts: Tensor, x: Tensor, spec: TensorSpec) -> None:
         """parts += c (x R) L^T, each copy with its own c, R and L; [copies, rows, m] and [copies, rows, n]."""
+        if self.held is not None:
+            self._add_held(parts, x, spec, self.held)
+            return
         one, *others = [[seed for seed, _ in terms] for terms in self._terms]
         if one and all(seeds == one for seeds in others):  # a pair, say: two products rather than two for each copy
             assert self.displacer is not None
@@ -107,6 +129,47 @@ class Factored(Displaced):
         else:
             left, right = self._factors(spec, x.dtype)
             parts.baddbmm_(torch.bmm(x, right), left.mT)
+
+    def _add_held(self, parts: Tensor, x: Tensor, spec: TensorSpec, held: Held) -> None:
+        """parts += (x R) (S + c L)^T: all share R."""
+        projected = x.flatten(0, 1) @ held.right(spec, self._parameters).to(x.dtype)
+        one, *others = [[seed for seed, _ in terms] for terms in self._terms]
+        if len(one) == 1 and all(seeds == one for seeds in others):  # a pair: S and L side by side
+            assert self.displacer is not None
+            left = self.displacer.factors(one, spec, x.device)[0][0]
+            weights = torch.tensor([terms[0][1] for terms in self._terms], dtype=x.dtype, device=x.device)
+            scaled = (projected.view(*x.shape[:2], -1) * weights[:, None, None]).flatten(0, 1)
+            both = torch.cat([held.left(spec), left], 1).to(x.dtype)
+            parts.view(-1, parts.shape[-1]).addmm_(torch.cat([projected, scaled], 1), both.t())
+        else:
+            left = self._held_left(spec, x.dtype, held)
+            parts.baddbmm_(projected.view(*x.shape[:2], -1), left.mT)
+
+    def _held_left(self, spec: TensorSpec, dtype: torch.dtype, held: Held) -> Tensor:
+        """S + c L of each copy, [copies, m, r]."""
+        total = held.left(spec).to(dtype).expand(len(self._terms), -1, -1).clone()
+        for into, terms in zip(total, self._terms, strict=True):
+            for seed, c in terms:
+                assert self.displacer is not None
+                into.add_(self.displacer.factors([seed], spec, into.device)[0][0].to(dtype), alpha=c)
+        return total
+
+    def _is_theta(self) -> bool:
+        return self.held is None and super()._is_theta()
+
+    def _small_displaced(self, weight: Tensor, spec: TensorSpec, terms: Sequence[Term]) -> Tensor:
+        return super()._small_displaced(weight, spec, terms) if terms else weight
+
+    def _weight(self, spec: TensorSpec) -> Tensor:
+        return super()._weight(spec) if self.held is None else self.held.theta(spec, self._parameters)
+
+    def _flat(self, spec: TensorSpec) -> Tensor:
+        return super()._flat(spec) if self.held is None else self._weight(spec).reshape(-1)
+
+    def _displaced(self, module: nn.Module, spec: TensorSpec) -> tuple[Tensor | None, Tensor | None]:
+        if self.held is None or self.terms:
+            return super()._displaced(module, spec)
+        return self._weight(spec), None
 
     def _factors(self, spec: TensorSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """c L [copies, m, R] and R [copies, n, R] of one matrix, side by side where a copy has several terms."""

@@ -80,6 +80,7 @@ class InPlace(Execution):
         displacer = parameters.displacer(law)
         for spec in parameters.layout.specs:
             flat = parameters.flat_of(spec.name)
+            law.see(terms[0][0], spec, flat)
             displacer.displace(flat, flat, spec, displacer.terms(terms))
 
     def _merge(self, pending: Update | None, law: Law, term: tuple[int, float], parameters: Parameters) -> None:
@@ -92,6 +93,10 @@ class InPlace(Execution):
             decay = pending.decay.get(spec.name, 1.0)
             if old[0] == new[0]:
                 displacer.displace(flat, flat, spec, [(new[0], old[1] + new[1])], decay)
+            elif law.stepwise:  # the new noise depends on the weights in between
+                displacer.displace(flat, flat, spec, [old], decay)
+                law.see(new[0], spec, flat)
+                displacer.displace(flat, flat, spec, [new])
             else:
                 displacer.displace_twice(flat, spec, old, new, decay)
 

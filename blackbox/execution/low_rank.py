@@ -5,7 +5,11 @@ a product of thin factors, one pass, before the next forward. Probes of other la
 
 With ``copies`` above 1, an objective that can evaluate several copies of a batch at once (``stacked_values``) has as
 many probes evaluated in one forward, each with weights of its own: EGGROLL (arXiv:2511.16652). The product with the
-weights is then one, over all copies. Whether a model can be stacked is tried out on its first probes.
+weights is then one, over all copies. Whether a model can be stacked
+is tried out on its first probes.
+
+With ``hold``, steps by noise that keeps a factor (``refresh``) aren't added to the weights until that factor is
+renewed, or somebody reads the weights: see ``held``.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ from blackbox.errors import UserError
 from blackbox.execution.base import Outcome, single_probe
 from blackbox.execution.displaced import Displaced, NotStackable, Owner
 from blackbox.execution.factored import Factored
+from blackbox.execution.held import Held
 from blackbox.execution.write_free import TRIAL_FACTOR, WriteFree, trial
 from blackbox.noise.base import Law
 from blackbox.noise.low_rank import low_rank_of
-from blackbox.objective import ModuleObjective, StackedObjective
+from blackbox.objective import ModuleObjective, Objective, StackedObjective
 from blackbox.parameters import Parameters
 from blackbox.probe import CURRENT, Context, Probe, Query
+from blackbox.update import Update
 
 
 class LowRankForward(WriteFree):
@@ -34,20 +40,57 @@ class LowRankForward(WriteFree):
     Args:
         copies: probes evaluated in one forward where the objective and the model allow it; a forward then holds the
             activations of as many batches.
+        hold: leave steps in factors while one is kept, so that they write no weight.
     """
 
-    def __init__(self, copies: int = 1) -> None:
+    def __init__(self, copies: int = 1, hold: bool = False) -> None:
         super().__init__()
         if copies < 1:
             raise UserError(f"copies are probes in one forward, at least 1, not {copies}.")
         self._copies = copies
+        self._hold = hold
+        self._held = Held()
+
+    def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
+        """As the base says."""
+        parameters.held = self._hold and self._fallback is None
+        self._fold(queries, parameters)
+        return super().evaluate(objective, queries, parameters)
+
+    def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
+        """As the base says; steps are held from the first on."""
+        parameters.held = self._hold and self._fallback is None and not parameters.in_place
+        self._fold(queries, parameters)
+        super().replay(queries, parameters)
 
     def settings(self) -> dict[str, object]:
         """How many probes share a forward."""
-        return {"execution": type(self).__name__, "copies": self._copies}
+        return {"execution": type(self).__name__, "copies": self._copies} | ({"hold": True} if self._hold else {})
 
     def _forwards(self, owners: Sequence[Owner], parameters: Parameters) -> Displaced:
-        return Factored(owners, parameters, self._scratch)
+        pending = parameters.pending
+        if not parameters.held or pending is None or pending.kept is None:
+            return Factored(owners, parameters, self._scratch)
+        self._held.follow(pending, parameters)
+        return Factored(owners, parameters, self._scratch, self._held)
+
+    def _fold(self, queries: Sequence[Query], parameters: Parameters) -> None:
+        """Carry out what is held if these queries can't be evaluated with it."""
+        if parameters.held and parameters.pending is not None and not self._goes_on(queries, parameters.pending):
+            parameters.settle()
+
+    def _goes_on(self, queries: Sequence[Query], pending: Update) -> bool:
+        """Whether what is pending can be held while these queries are evaluated."""
+        if pending.kept is None:
+            return False
+        law, kept = pending.kept
+        for query in queries:
+            probe = single_probe(query)
+            if query.base != CURRENT:
+                return False
+            if probe is not None and (probe.law != law or any(seed >> 32 != kept for seed, _ in probe.terms)):
+                return False
+        return True
 
     def _next(
         self, objective: ModuleObjective, queries: Sequence[Query], parameters: Parameters, displaced: Displaced

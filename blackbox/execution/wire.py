@@ -1,7 +1,7 @@
 """What goes between processes: a JSON header and raw tensors, never a pickled object.
 
-A message is two byte strings over a ``multiprocessing.connection.Connection``: the header, then the tensors in the
-safetensors format. Laws of noise go by import path and constructor arguments.
+A message is two byte strings, over a ``multiprocessing.connection.Connection`` or another carrier: the header, then the
+tensors in the safetensors format. Laws of noise go by import path and constructor arguments.
 """
 
 from __future__ import annotations
@@ -26,14 +26,25 @@ Message = tuple[dict[str, Any], dict[str, Tensor]]
 
 def send(connection: Connection, header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
     """Raises OSError if nobody listens any more."""
-    connection.send_bytes(json.dumps(header).encode())
-    connection.send_bytes(save({name: t.detach().cpu().contiguous() for name, t in (tensors or {}).items()}))
+    for part in packed(header, tensors):
+        connection.send_bytes(part)
 
 
 def receive(connection: Connection) -> Message:
     """Waits for a message; raises EOFError or OSError if the other side is gone."""
-    header: dict[str, Any] = json.loads(connection.recv_bytes())
-    return header, load(connection.recv_bytes())
+    return unpacked(connection.recv_bytes(), connection.recv_bytes())
+
+
+def packed(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> tuple[bytes, bytes]:
+    """A message as two byte strings."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in (tensors or {}).items()}
+    return json.dumps(header).encode(), save(plain)
+
+
+def unpacked(header: bytes, tensors: bytes) -> Message:
+    """The message of ``packed``."""
+    found: dict[str, Any] = json.loads(header)
+    return found, load(tensors)
 
 
 def encode(queries: Sequence[Query]) -> Message:

@@ -1,4 +1,4 @@
-"""The other end of ``Workers``: one process with its own copy of the problem.
+"""The other end of ``Workers``: one process with its own copy of the problem. An actor of ``ray`` holds one too.
 
     python -m blackbox.execution.worker FD      FD is the number of a connected socket that it has inherited
 
@@ -34,7 +34,7 @@ def main(descriptor: int) -> None:
     with suppress(EOFError, OSError):
         header, _ = receive(connection)
         try:
-            worker = _Worker(header)
+            worker = Worker(header)
         except UserError as error:
             send(connection, {"refused": str(error)})
             return
@@ -43,13 +43,15 @@ def main(descriptor: int) -> None:
             send(connection, *worker.answer(*receive(connection)))
 
 
-class _Worker:
+class Worker:
     """The problem, and where its parameters stand."""
 
     def __init__(self, header: Mapping[str, Any]) -> None:
         torch.set_num_threads(header["threads"])
         sys.path.extend(folder for folder in header["folders"] if folder not in sys.path)
         self.objective: Objective = _built(header["problem"], "problem")
+        if isinstance(self.objective, ModuleObjective):
+            self.objective.module.eval()  # as its oracle has it
         inside = header["inside"]
         self.execution: Execution = choose(self.objective) if inside is None else _built(inside, "execution")
         self.parameters = _parameters(self.objective, header["tensors"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -23,8 +23,10 @@ from blackbox.execution.base import Execution, Outcome, module_objective, single
 from blackbox.execution.displaced import Displaced, NotStackable, Owner, Scratch, owners_of
 from blackbox.execution.guard import ReadGuard
 from blackbox.execution.in_place import InPlace
+from blackbox.execution.prefix import SharedPrefix
 from blackbox.objective import ModuleObjective, Objective, StackedObjective
 from blackbox.parameters import Parameters
+from blackbox.precision import LowPrecision, lowered
 from blackbox.probe import CURRENT, Context, Probe, Query
 from blackbox.seeds import derive_seed
 
@@ -38,28 +40,34 @@ class WriteFree(Execution):
     Args:
         stacked: evaluate a pair of probes in one forward where the objective and the model allow it. Faster where the
             noise is dear (Gaussian) or the forward cheap; a forward then holds the activations of two batches.
+        precision: compute with rounded weights or activations; see ``blackbox.precision``. Only queries are; whatever
+            else evaluates the module does so in its own precision.
     """
 
-    def __init__(self, stacked: bool = False) -> None:
+    def __init__(self, stacked: bool = False, precision: LowPrecision | None = None) -> None:
         self._stacked = stacked
+        self._precision = precision
         self._checked: set[int] = set()
         self._stackable: dict[int, bool] = {}
         self._fallback: InPlace | None = None
         self._scratch: Scratch = {}
+        self._prefix = SharedPrefix()
 
     @torch.no_grad()
     def evaluate(self, objective: Objective, queries: Sequence[Query], parameters: Parameters) -> list[Outcome]:
         """As the base says. The first call watches for weights read outside their modules; see ``guard``."""
         module = module_objective(objective, self)
         if self._fallback is not None:
-            return self._fallback.evaluate(objective, queries, parameters)
+            with self._lowered(module):
+                return self._fallback.evaluate(objective, queries, parameters)
         outcomes: list[Outcome] = []
-        displaced = self._forwards(owners_of(module.module, parameters), parameters)
-        with displaced.installed():
-            while len(outcomes) < len(queries) and self._fallback is None:
-                outcomes += self._next(module, queries[len(outcomes) :], parameters, displaced)
-        if self._fallback is not None:
-            return self._fallback.evaluate(objective, queries, parameters)
+        with self._lowered(module):
+            displaced = self._forwards(owners_of(module.module, parameters), parameters)
+            with displaced.installed(), self._prefix.installed(module.module, queries, parameters):
+                while len(outcomes) < len(queries) and self._fallback is None:
+                    outcomes += self._next(module, queries[len(outcomes) :], parameters, displaced)
+            if self._fallback is not None:
+                return self._fallback.evaluate(objective, queries, parameters)
         return outcomes
 
     def replay(self, queries: Sequence[Query], parameters: Parameters) -> None:
@@ -69,9 +77,17 @@ class WriteFree(Execution):
         if self._fallback is not None:
             self._fallback.replay(queries, parameters)
 
+    def take_notes(self) -> list[str]:
+        """How many blocks are computed once for a round's probes, if any are."""
+        return self._prefix.take_notes()
+
     def settings(self) -> dict[str, object]:
-        """Whether pairs are stacked."""
-        return super().settings() | {"stacked": self._stacked}
+        """Whether pairs are stacked, and the precision."""
+        precision = {} if self._precision is None else {"precision": repr(self._precision)}
+        return super().settings() | {"stacked": self._stacked} | precision
+
+    def _lowered(self, objective: ModuleObjective) -> AbstractContextManager[object]:
+        return nullcontext() if self._precision is None else lowered(objective.module, self._precision)
 
     def _forwards(self, owners: Sequence[Owner], parameters: Parameters) -> Displaced:
         return Displaced(owners, parameters, self._scratch)
@@ -105,14 +121,14 @@ class WriteFree(Execution):
         displaced: Displaced,
         watch: bool = False,
     ) -> Outcome:
-        _set(displaced, single_probe(query), parameters)
+        set_displacement(displaced, single_probe(query), parameters)
         if query.base != CURRENT:
             displaced.settle()
         place = nullcontext() if query.base == CURRENT else parameters.at_anchor(query.base)
         with place, ReadGuard(parameters.raw) if watch else nullcontext() as guard:
             displaced.guard = guard
             try:
-                value: Outcome = objective.values(query.context)
+                value: Outcome = self._prefix.values(query, lambda: objective.values(query.context))
             except Exception as error:
                 value = error
             finally:
@@ -132,7 +148,7 @@ class WriteFree(Execution):
         displaced: Displaced,
     ) -> Tensor:
         """[2, batch]: values at + and - the probe."""
-        _set(displaced, probe, parameters)
+        set_displacement(displaced, probe, parameters)
         displaced.paired = True
         try:
             return objective.stacked_values(context, 2)
@@ -157,7 +173,7 @@ class WriteFree(Execution):
                 both = self._both(objective, context, far[0], parameters, displaced)
                 alone = []
                 for one in far:
-                    _set(displaced, one, parameters)
+                    set_displacement(displaced, one, parameters)
                     alone.append(objective.values(context))
                 apart, off = (alone[0] - alone[1]).abs().mean(), (both - torch.stack(alone)).abs().mean()
                 known = bool(off <= 0.1 * apart)
@@ -185,7 +201,13 @@ def trial(context: Context) -> Context:
     return context if context.batch_seed is None else replace(context, batch_seed=derive_seed(0, "trial"))
 
 
-def _set(displaced: Displaced, probe: Probe | None, parameters: Parameters) -> None:
+def set_displacement(displaced: Displaced, probe: Probe | None, parameters: Parameters) -> None:
+    """Displace by a probe from now on; None is theta itself."""
+    if probe is not None and parameters.streamed and probe.law.stepwise:
+        raise UserError(
+            "Noise that depends on the step (a mask with recompute: true, hizoo) can't be streamed: the weights that "
+            "it is made from are elsewhere. Use the execution write-free."
+        )
     displaced.displacer = parameters.displacer(probe.law) if probe else None
     displaced.terms = displaced.displacer.terms(probe.terms) if probe and displaced.displacer else []
 

@@ -6,6 +6,8 @@ from blackbox.noise.coordinate import Coordinate
 from blackbox.noise.gaussian import Gaussian
 from blackbox.noise.low_rank import LowRank
 from blackbox.noise.magnitude import MagnitudeMask
+from blackbox.noise.preconditioned import Preconditioned
+from blackbox.noise.present import PresentMask
 from blackbox.noise.rademacher import Rademacher
 from blackbox.noise.scaled import Scaled
 from blackbox.noise.sparse import Mask, RandomMask, Sparse
@@ -19,6 +21,8 @@ __all__ = [
     "LowRank",
     "MagnitudeMask",
     "Mask",
+    "Preconditioned",
+    "PresentMask",
     "Rademacher",
     "RandomMask",
     "Scaled",

@@ -27,10 +27,13 @@ class Law(ABC):
             package that would draw other numbers must carry another tag.
         group_shape: how ``groups`` arranges its 32 elements; (32,) or a split of it that suits the hash.
         grouped: whether ``groups`` (times ``factor``) says all; False where ``sample`` and ``rows`` are overridden.
+        stepwise: whether noise depends on the step that the upper half of a seed names, tensor by tensor: on the
+            weights then, or on what was learnt before. A step's noise must be drawn before that of the next.
     """
 
     tag: ClassVar[str]
     grouped: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = False
     group_shape: ClassVar[tuple[int, ...]] = (GROUP,)
 
     @abstractmethod
@@ -68,6 +71,14 @@ class Law(ABC):
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         """Called with the tensors at the starting point, before the first draw; few laws care."""
+        return
+
+    def moves(self, seed: int, spec: TensorSpec) -> bool:
+        """Whether the noise of a tensor may be other than 0."""
+        return True
+
+    def see(self, seed: int, spec: TensorSpec, weights: Tensor) -> None:
+        """Called by what displaces tensors themselves, with one as the step finds it, before noise is drawn."""
         return
 
     def sample(

@@ -41,7 +41,7 @@ class Blockwise(Law):
             raise UserError(
                 f"{type(over).__name__} is normalised over all tensors; use gaussian or rademacher by block."
             )
-        if over.of_round((1,), 0, 0) != (1,):
+        if over.stepwise or over.of_round((1,), 0, 0) != (1,):
             raise UserError(
                 f"{type(over).__name__} keeps something from step to step, and so do blocks; leave out one."
             )
@@ -74,6 +74,10 @@ class Blockwise(Law):
             if number not in found:
                 some = ", ".join(list(tensors)[:5])
                 raise UserError(f"blocks: no tensor is left for '{pattern}'; the names begin with: {some}.")
+
+    def moves(self, seed: int, spec: TensorSpec) -> bool:
+        """Whether it is of the seed's block."""
+        return self._is_on(seed, spec)
 
     def groups(self, key: Tensor, low: Tensor, high: int = 0) -> Tensor:
         """The law underneath, on every block (a group does not know its tensor)."""

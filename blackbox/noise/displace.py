@@ -62,7 +62,8 @@ class Displacer:
         self.fused = fused and law.grouped
         self._tables: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         small = [s for s in layout.specs if s.numel < FUSE_FROM]
-        together = len(small) > 1 and sum(s.numel for s in small) <= KEPT
+        # What depends on the step is drawn tensor by tensor, each when its last update is paid.
+        together = len(small) > 1 and sum(s.numel for s in small) <= KEPT and not law.stepwise
         self._few = {s.name: s for s in small} if together else {}
         self._few_drawn: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         self._factors = FactorNoise(layout)
@@ -78,6 +79,9 @@ class Displacer:
         """out <- decay * base + sum_i c_i z(s_i); flat tensors; ``out`` may be ``base``, or of another dtype."""
         if not terms:
             torch.mul(base, decay, out=out) if out.dtype == base.dtype else out.copy_(base * decay)
+            return
+        if self.law.stepwise:
+            self._add_at_once(out, base, spec, terms, decay)
             return
         if len(terms) > 1 and base.numel() < FUSE_FROM:
             self._sum(out, base, spec, terms, decay)
@@ -233,6 +237,9 @@ class Displacer:
     ) -> None:
         if start == base.numel():
             return
+        if self.law.stepwise:
+            self._add_at_once(out, base, spec, [(seed, c)], decay)
+            return
         if self._is_factored(base, spec):
             self._add_factors(out, base, spec, [(seed, c)], decay)
             return
@@ -275,6 +282,15 @@ class Displacer:
             base, decay = torch.addmm(base.view(spec.shape), left, right.t(), beta=decay, out=into).view(-1), 1.0
         if base.dtype != out.dtype:
             out.copy_(base)
+
+    def _add_at_once(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float) -> None:
+        """``displace`` part by part: all of a part's noise is drawn while its elements are as they were."""
+        for low in range(0, base.numel(), _CHUNK):
+            high = min(low + _CHUNK, base.numel())
+            total = base[low:high].to(wide(base), copy=True).mul_(decay)
+            for seed, coefficient in terms:
+                total.add_(self.law.sample((seed,), spec, low, high, base.device)[0], alpha=coefficient)
+            out[low:high] = total
 
     def _sum(self, out: Tensor, base: Tensor, spec: TensorSpec, terms: Sequence[Term], decay: float) -> None:
         """``displace`` by many terms at once, as many as KEPT allows."""

@@ -105,6 +105,20 @@ class LowRank(Law):
             drawn |= {(seed, part.name): one for seed, one in zip(some, noise, strict=True)}
         return self.composed(drawn, seeds, spec, device)
 
+    def coefficients(self, seeds: Sequence[int], spec: TensorSpec, device: torch.device | str = "cpu") -> Tensor:
+        """t of several seeds, float32 [k, r]; only with ``core: diagonal``."""
+        core = _diagonal(_parts(spec, self._rank(spec))[0])
+        return self.inner.sample(seeds, core, 0, core.numel, device)
+
+    def bases(self, seed: int, spec: TensorSpec, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """A and B with z = A diag(t) B^T, [m, r] and [n, r]; only with ``core: diagonal``."""
+        kept, rank = self._kept(seed), self._rank(spec)
+        left, right = (
+            self.inner.sample((kept,), part, 0, part.numel, device)[0].view(part.shape)
+            for part in _parts(spec, rank)[1:]
+        )
+        return left * rank**-0.5, right
+
     def drawn(self, seeds: Sequence[int], spec: TensorSpec) -> list[tuple[int, TensorSpec]]:
         """What ``composed`` needs of the inner law, as (seed, tensor) without repeats."""
         parts = _parts(spec, self._rank(spec))

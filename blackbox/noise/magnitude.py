@@ -6,7 +6,7 @@
 h is, tensor by tensor, the quantile that leaves the share ``density``; elements that tie with it are kept too. Where
 tensors are displaced in place the weights at a probe are no longer those that the mask is made from, so it is made
 once, from the starting point, and kept at one bit an element: every execution, and the step, see the same mask.
-(The paper keeps h and compares the present weights, which a run of small steps hardly tells apart.)
+(The paper keeps h and compares the present weights: see ``present``.)
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MagnitudeMask:
         """Make the mask from these tensors; a session does so when it begins."""
         self.bits.clear()
         for name, tensor in tensors.items():
-            self.bits[name] = _packed(self._kept(tensor.detach().reshape(-1).abs()))
+            self.bits[name] = packed(self._kept(tensor.detach().reshape(-1).abs()))
 
     def select(self, spec: TensorSpec, index: Tensor) -> Tensor:
         """One bit each; raises UserError if there is no mask of this tensor."""
@@ -57,17 +57,26 @@ class MagnitudeMask:
                 f"A mask by magnitude needs the weights that a run starts from, and has none for '{spec.name}'. "
                 "A Session gives them to its strategy's laws; elsewhere call begin(tensors) on the law first."
             )
-        octets = self.bits[spec.name].to(index.device)[index >> 3]
-        return (octets >> (index & 7).to(torch.uint8) & 1).bool()
+        return unpacked(self.bits[spec.name], index)
+
+    def threshold(self, sizes: Tensor) -> Tensor:
+        """h, 0-d, for a tensor whose elements have these sizes [numel]."""
+        count = max(round(self.density * len(sizes)), 1)
+        return torch.kthvalue(sizes, len(sizes) - count + 1 if self.largest else count).values
 
     def _kept(self, sizes: Tensor) -> Tensor:
-        count = max(round(self.density * len(sizes)), 1)
-        if self.largest:
-            return sizes >= torch.kthvalue(sizes, len(sizes) - count + 1).values
-        return sizes <= torch.kthvalue(sizes, count).values
+        threshold = self.threshold(sizes)
+        return sizes >= threshold if self.largest else sizes <= threshold
 
 
-def _packed(keep: Tensor) -> Tensor:
+def packed(keep: Tensor) -> Tensor:
+    """bool [n] -> uint8 [ceil(n / 8)], lowest bit first."""
     rows = torch.nn.functional.pad(keep.to(torch.uint8), (0, -len(keep) % 8)).view(-1, 8)
     weights = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=keep.device)
     return (rows * weights).sum(1, dtype=torch.uint8)
+
+
+def unpacked(bits: Tensor, index: Tensor) -> Tensor:
+    """The bits at these places (int64, of any shape), as bool on their device."""
+    octets = bits.to(index.device)[index >> 3]
+    return (octets >> (index & 7).to(torch.uint8) & 1).bool()

@@ -42,6 +42,7 @@ class Scaled(Law):
         self.factors = tuple(factors.items())
         self.group_shape = over.group_shape  # type: ignore[misc]
         self.grouped = over.grouped  # type: ignore[misc]
+        self.stepwise = over.stepwise  # type: ignore[misc]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scaled) and (self.over, self.factors) == (other.over, other.factors)
@@ -64,6 +65,14 @@ class Scaled(Law):
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         """As the law underneath."""
         self.over.begin(tensors)
+
+    def moves(self, seed: int, spec: TensorSpec) -> bool:
+        """As the law underneath."""
+        return self.over.moves(seed, spec)
+
+    def see(self, seed: int, spec: TensorSpec, weights: Tensor) -> None:
+        """As the law underneath."""
+        self.over.see(seed, spec, weights)
 
     def run(self, key: Tensor, count: int) -> tuple[Tensor, ...]:
         """The law underneath, unscaled."""

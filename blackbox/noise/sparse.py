@@ -1,7 +1,8 @@
 """Sparse noise: another law's z, kept where a mask says so and 0 elsewhere.
 
 The mask is a pure function of (tensor name, element index) like the noise itself, so a slice of the sparse noise is
-the sparse noise of the slice. A random mask is never stored; one by magnitude is one bit an element.
+the sparse noise of the slice. A random mask is never stored; one by magnitude is one bit an element, or none where
+it is recomputed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law, keys
 from blackbox.noise.hash import threefry
 from blackbox.noise.magnitude import MagnitudeMask
-from blackbox.seeds import derive_seed
+from blackbox.noise.present import PresentMask
+from blackbox.seeds import derive_seed, seeds_of_step
 
 
 class Mask(Protocol):
@@ -58,6 +60,7 @@ class Sparse(Law):
         mask: a mask of your own instead.
         keep: which elements a built-in mask keeps: random ones, or in each tensor the smallest or the largest at the
             starting point.
+        recompute: the smallest or the largest are those of the present weights, by a threshold that is fixed at first.
     """
 
     over: Law
@@ -65,6 +68,7 @@ class Sparse(Law):
     seed: int = 0
     mask: Mask | None = None
     keep: Literal["random", "smallest", "largest"] = "random"
+    recompute: bool = False
 
     tag: ClassVar[str] = "sparse/1"
     grouped: ClassVar[bool] = False
@@ -77,6 +81,10 @@ class Sparse(Law):
             )
         if self.keep not in ("random", "smallest", "largest"):
             raise UserError(f"keep is random, smallest or largest, not {self.keep!r}.")
+        if self.recompute:
+            self._check_recompute()
+            object.__setattr__(self, "mask", PresentMask(self.density, self.keep == "largest"))
+        object.__setattr__(self, "stepwise", self.recompute or self.over.stepwise)
         if self.mask is None and self.keep == "random":
             object.__setattr__(self, "mask", RandomMask(self.density, self.seed))
         elif self.mask is None:
@@ -87,26 +95,51 @@ class Sparse(Law):
         return self.over.groups(key, low, high)
 
     def of_round(self, seeds: Sequence[int], run_seed: int, step: int) -> tuple[int, ...]:
-        """As the law underneath."""
-        return self.over.of_round(seeds, run_seed, step)
+        """As the law underneath; of a mask that is recomputed, seeds whose upper half is the step."""
+        return seeds_of_step(seeds, step) if self.recompute else self.over.of_round(seeds, run_seed, step)
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         """A mask by magnitude is made from these tensors."""
         self.over.begin(tensors)
-        if isinstance(self.mask, MagnitudeMask):
+        if isinstance(self.mask, MagnitudeMask | PresentMask):
             self.mask.begin(tensors)
+
+    def moves(self, seed: int, spec: TensorSpec) -> bool:
+        """As the law underneath."""
+        return self.over.moves(seed, spec)
+
+    def see(self, seed: int, spec: TensorSpec, weights: Tensor) -> None:
+        """As in the base: a mask that is recomputed is kept for the step."""
+        self.over.see(seed, spec, weights)
+        if isinstance(self.mask, PresentMask):
+            self.mask.keep_bits(seed, spec, weights)
 
     def sample(
         self, seeds: Sequence[int], spec: TensorSpec, start: int, stop: int, device: torch.device | str = "cpu"
     ) -> Tensor:
         """As in the base, times the mask."""
         assert self.mask is not None
-        keep = self.mask.select(spec, torch.arange(start, stop, device=device))
+        if isinstance(self.mask, PresentMask):
+            self.mask.enter(seeds, spec)
+            keep = self.mask.part(spec, start, stop, device)
+        else:
+            keep = self.mask.select(spec, torch.arange(start, stop, device=device))
         return self.over.sample(seeds, spec, start, stop, device) * keep
 
     def rows(self, seed: int, spec: TensorSpec, rows: Tensor) -> Tensor:
         """As in the base, times the mask."""
         assert self.mask is not None
+        if isinstance(self.mask, PresentMask):
+            self.mask.enter((seed,), spec)
         width = spec.shape[-1]
         index = rows[:, None] * width + torch.arange(width, device=rows.device)
         return self.over.rows(seed, spec, rows) * self.mask.select(spec, index)
+
+    def _check_recompute(self) -> None:
+        if self.mask is not None or self.keep == "random":
+            raise UserError("recompute is for masks by magnitude: say keep: smallest, or keep: largest.")
+        if self.over.stepwise or self.over.of_round((1,), 0, 0) != (1,):
+            raise UserError(
+                f"{type(self.over).__name__} keeps something from step to step, and so does a mask that is recomputed; "
+                "leave out one."
+            )

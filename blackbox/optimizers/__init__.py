@@ -2,9 +2,21 @@
 
 from blackbox.optimizers.adamm import AdaMM
 from blackbox.optimizers.base import NO_DECAY, Optimizer
+from blackbox.optimizers.factor_adam import FactorAdam
+from blackbox.optimizers.factor_momentum import FactorMomentum
 from blackbox.optimizers.schedules import Schedule
 from blackbox.optimizers.sgd import SGD
 from blackbox.optimizers.sign_sgd import SignSGD
 from blackbox.optimizers.torch_adapter import TorchOptimizer
 
-__all__ = ["NO_DECAY", "SGD", "AdaMM", "Optimizer", "Schedule", "SignSGD", "TorchOptimizer"]
+__all__ = [
+    "NO_DECAY",
+    "SGD",
+    "AdaMM",
+    "FactorAdam",
+    "FactorMomentum",
+    "Optimizer",
+    "Schedule",
+    "SignSGD",
+    "TorchOptimizer",
+]

@@ -42,6 +42,10 @@ class Optimizer(ABC):
         self.weight_decay = weight_decay
         self.no_decay = tuple(no_decay)
 
+    def check(self, parameters: Parameters) -> None:
+        """Called before the first step; raises UserError for parameters that it can't move."""
+        return
+
     @abstractmethod
     def step(self, estimate: Estimate, round: Round, parameters: Parameters) -> dict[str, float]:
         """Move the parameters to their next version; facts for the log."""

@@ -56,6 +56,18 @@ class TorchOptimizer(Optimizer):
         self._leaves: dict[str, nn.Parameter] = {}
         self._saved: dict[str, Any] | None = None
 
+    def check(self, parameters: Parameters) -> None:
+        """As the base says: some classes take matrices only."""
+        shapes = dict.fromkeys(spec.shape for spec in parameters.layout.specs)
+        try:
+            self._factory([nn.Parameter(torch.empty(s, device="meta")) for s in shapes], lr=self.lr, **self._options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            words = ", ".join(str(list(shape)) for shape in list(shapes)[:4])
+            raise UserError(
+                f"optimizer: torch.optim.{self._factory.__name__} does not take tensors of the shapes {words}: "
+                f"{str(error).rstrip('.')}. Choose another class."
+            ) from error
+
     def step(self, estimate: Estimate, round: Round, parameters: Parameters) -> dict[str, float]:
         """Materialise the direction into .grad of leaves that share the parameters' storage, then step."""
         parameters.flush()

@@ -69,6 +69,8 @@ class GradientStrategy(Strategy):
     def begin(self, parameters: Parameters) -> None:
         """As the base says: what the parts have learnt elsewhere, momentum and past directions, is forgotten."""
         self._estimate = None
+        if self.optimizer is not None:
+            self.optimizer.check(parameters)
         if self._fresh is None:
             self._fresh = deepcopy(self.state_dict())
         else:

@@ -52,7 +52,7 @@ class Checks:
             row = database.execute(
                 "SELECT id, better, worse FROM checks WHERE rater = ? AND given IS NULL", (rater,)
             ).fetchone() or self._new(database, rater, every)
-            if row is None:
+            if row is None or set(row[1:]) & _before_everyone(database):
                 return None
             return Check(row[0], tuple(cards_of(database, shuffled(row[1:], f"{rater} checks {row[0]}"))))
 
@@ -69,7 +69,8 @@ class Checks:
         earlier = answers[:-1] or answers  # the last round is still before everyone's eyes
         orders = [answer.groups for answer in earlier]
         pairs = [(a, b) for groups in orders for g, h in combinations(groups, 2) for a in g for b in h]
-        pairs = [pair for pair in pairs if pair not in asked]
+        shown = _before_everyone(database)
+        pairs = [pair for pair in pairs if pair not in asked and not set(pair) & shown]
         if not pairs:
             return None
         draw = np.random.Generator(np.random.Philox(key=derive_seed(0, f"check {len(asked)} of {rater}")))
@@ -120,3 +121,12 @@ class Checks:
                 "SELECT rater, SUM(agreed), COUNT(*) FROM checks WHERE agreed IS NOT NULL GROUP BY rater ORDER BY rater"
             ).fetchall()
         return [Consistency(rater, int(agreed), int(asked)) for rater, agreed, asked in rows]
+
+
+def _before_everyone(database: sqlite3.Connection) -> set[str]:
+    """Queries that look like one of the open round: the best so far often comes again, to be compared with."""
+    rows = database.execute(
+        "SELECT s.query FROM sources s WHERE s.digest IN (SELECT digest FROM sources JOIN items USING (query) "
+        "JOIN rounds r ON r.id = round WHERE closed IS NULL)"
+    )
+    return {query for (query,) in rows}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.feedback import Failed, Feedback, Ranking
 from blackbox.parameters import Parameters
@@ -17,7 +18,7 @@ from blackbox.probe import Query
 from blackbox.steering import Steer
 from oracles.asking import candidates_of, parts
 from oracles.base import BaseOracle
-from oracles.door import reason_of
+from oracles.door import exited, reason_of
 from oracles.human.aggregation import aggregate
 from oracles.human.exchange import Exchange
 from oracles.human.showing import file_of
@@ -92,6 +93,7 @@ class People(BaseOracle):
         self._broken: list[Feedback] = []
         self._handed_on: set[str] = set()
         if folder is not None:
+            loading_begins()
             self.attach(Path(folder).expanduser())
 
     def attach(self, folder: Path) -> None:
@@ -152,6 +154,8 @@ class People(BaseOracle):
                     items.append(Item(query.id, media_type, data, point=_point(candidate, parameters)))
                 except Exception as error:  # the problem is often the user's own
                     self._broken.append(Failed((query.id,), reason_of(error), self.cost([query])))
+                except SystemExit as error:
+                    self._broken.append(Failed((query.id,), reason_of(exited(error)), self.cost([query])))
         return items
 
     def poll(self, timeout: float = 0) -> Sequence[Feedback]:

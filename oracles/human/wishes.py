@@ -34,7 +34,7 @@ class Wish:
         rater: who asked.
         radius: a factor on the search's radius.
         query: the candidate to go on from; None where only the radius was asked for.
-        round: the round that was closed for it.
+        round: the round that was given up for it.
         given: when, in seconds of the epoch.
     """
 
@@ -50,7 +50,7 @@ class Wishes:
     """The wishes in an inbox."""
 
     def __init__(self, inbox: Inbox) -> None:
-        self.database = inbox.database
+        self.inbox, self.database = inbox, inbox.database
 
     @property
     def factor(self) -> float:
@@ -65,20 +65,23 @@ class Wishes:
         """
         if not 0 < factor < math.inf:
             raise UserError(f"A factor on the radius is positive, not {factor}.")
-        together = self.factor * factor
-        if not 1 / LIMIT <= together <= LIMIT:
-            raise UserError("That is as far as the radius goes: a factor of 1000 either way.")
-        with self.database.opened(write=True) as database:
+        with self.database.opened(write=True) as database:  # two at once would both pass the limit
+            together = factor * math.prod(float(radius) for (radius,) in database.execute("SELECT radius FROM wishes"))
+            if not 1 / LIMIT <= together <= LIMIT:
+                raise UserError("That is as far as the radius goes: a factor of 1000 either way.")
             _add(database, rater, factor, None, None)
         return together
 
     def branch(self, rater: str, artifact: str) -> None:
         """Ask to go on from a candidate that was judged; the open round is closed at once.
 
+        Its answers count if they are as many as the quorum: it was over then, and the wish comes after it.
+
         Raises:
             UserError: no such candidate, or its point isn't kept.
             StaleRound: it is still being judged.
         """
+        quorum = self.inbox.rules.quorum
         with self.database.opened(write=True) as database:
             row = database.execute(
                 "SELECT i.query, r.closed, s.point IS NOT NULL FROM items i JOIN rounds r ON r.id = i.round "
@@ -92,9 +95,13 @@ class Wishes:
                 raise StaleRound("This candidate is being judged. Go on from it once its round is over.")
             if not has_point:
                 raise UserError("The search can't go on from this candidate: its point isn't kept.")
-            open_round = database.execute("SELECT id FROM rounds WHERE closed IS NULL").fetchone()
+            left = database.execute(
+                "SELECT id FROM rounds WHERE closed IS NULL AND "
+                "(SELECT COUNT(*) FROM answers WHERE round = rounds.id AND withdrawn IS NULL) < ?",
+                (math.inf if quorum is None else quorum,),
+            ).fetchone()
             database.execute("UPDATE rounds SET closed = ? WHERE closed IS NULL", (time.time(),))
-            _add(database, rater, 1.0, query, open_round and open_round[0])
+            _add(database, rater, 1.0, query, left and left[0])
 
     def all(self, untaken: bool = False) -> list[Wish]:
         """The wishes in the order they were given."""

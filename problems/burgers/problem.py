@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.probe import Context
 from blackbox.seeds import derive_seed
@@ -57,6 +58,7 @@ class Burgers(ModuleProblem):
         self.examples = examples
         self.unrolled = unrolled
         self.steps = steps
+        loading_begins()
         counts = {"train": examples, "validation": examples // 4, "test": examples // 4}
         self._sets = {
             split: Trajectories(count, derive_seed(seed, split), self.solver, steps, cells)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.probe import Context
 from blackbox.seeds import derive_seed
@@ -71,6 +72,7 @@ class Control(VectorProblem):
         self.policy = make_policy(policy, self.arena.observations, self.arena.actions.size, hidden, bias)
         self.episodes, self.test_episodes, self.seed = episodes, test_episodes, seed
         self.start = torch.from_numpy(self.policy.start(derive_seed(seed, "start")))
+        loading_begins()
         none = Moments.none(self.arena.observations)
         self._whiten, self._running = whiten, whiten_running
         self._used, self._next, self._round = self._random(whiten_episodes) if whiten else none, none, -1

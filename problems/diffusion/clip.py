@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from problems.device import resolve_device
 
@@ -45,6 +46,7 @@ class Clip:
         if (text is None) == (head is None):
             raise UserError("text: CLIP compares images with a text, or rates them by a head; give one of the two.")
         self.device = resolve_device(device)
+        loading_begins()
         self._model, tokenizer = _load(model, text is not None, local_files_only)
         self._model.to(self.device)
         vision = self._model.config.vision_config

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from problems.device import resolve_device
 from problems.diffusion.schedulers import Scheduler
@@ -71,6 +72,7 @@ class Pipeline:
         self.guidance_scale = guidance_scale
         self.batch_size = batch_size
         self.device = resolve_device(device)
+        loading_begins()
         self._pipe = _load(path, local_files_only).to(self.device)
         self._pixels = not hasattr(self._pipe, "vae")
         self._clips = self._pixels and not self.scheduler.clips and _clips(self._pipe.scheduler.config)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blackbox.config.registry import imported
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from problems.diffusion.classifier import load_classifier
 from problems.diffusion.clip import Clip
@@ -63,6 +64,7 @@ class Score:
         self.kind, self.label, self.value = kind, label, value
         self.maximize = kind in ("classifier", "clip") or bool(maximize)
         self._clip = clip
+        loading_begins()
         self._function: ImageFunction | None = imported(kind) if own else None
         self.classifier = _classifier(classifier) if kind == "classifier" else None
         self._target = _picture(target) if target is not None else None

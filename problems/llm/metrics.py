@@ -1,7 +1,11 @@
-"""Accuracy, exact AUC, accuracy at the median threshold, and McNemar's exact test."""
+"""Accuracy, cross-entropy, exact AUC, the median threshold, McNemar's exact test; exact match and F1 of texts."""
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,13 @@ Flags = NDArray[np.bool_]
 def accuracy(scores: Scores, labels: Labels) -> float:
     """Share of rows of `scores` [n, options] whose largest entry is at `labels` [n]."""
     return float(np.mean(scores.argmax(axis=1) == labels))
+
+
+def cross_entropy(scores: Scores, labels: Labels) -> float:
+    """Mean of -log softmax(`scores` [n, options]) at `labels` [n], in float64."""
+    wide = scores.astype(np.float64)
+    chosen = np.take_along_axis(wide, labels[:, None], axis=1)[:, 0]
+    return float(np.mean(np.logaddexp.reduce(wide, axis=1) - chosen))
 
 
 def auc(scores: Scores, positive: Flags) -> float:
@@ -43,6 +54,32 @@ def median_flags(scores: Scores) -> Flags:
 def median_accuracy(scores: Scores, positive: Flags) -> float:
     """Accuracy of `median_flags` against `positive` [n]."""
     return float(np.mean(median_flags(scores) == positive))
+
+
+def normalised(text: str) -> str:
+    """An answer as SQuAD (arXiv:1606.05250) compares it: small letters, no punctuation, no articles, single spaces."""
+    text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(text: str, references: Sequence[str]) -> float:
+    """1 if the text is one of the references, both normalised, else 0."""
+    return float(any(normalised(text) == normalised(reference) for reference in references))
+
+
+def f1(text: str, references: Sequence[str]) -> float:
+    """The best F1 of the text's words against those of one of the references, all normalised; 0 to 1.
+
+    Words are counted with their repetitions. Of two texts without words F1 is 1, of one 0.
+    """
+    return max(_f1(normalised(text).split(), normalised(reference).split()) for reference in references)
+
+
+def _f1(words: Sequence[str], wanted: Sequence[str]) -> float:
+    if not words or not wanted:
+        return float(words == wanted)
+    common = sum((Counter(words) & Counter(wanted)).values())
+    return 2 * common / (len(words) + len(wanted))
 
 
 def mcnemar(first_correct: Flags, second_correct: Flags) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.probe import Context
 from problems.base import VectorProblem
@@ -35,6 +36,7 @@ class RecordedItems(VectorProblem):
     maximize = True
 
     def __init__(self, comparisons: str, folder: str, start: Sequence[float] | None = None) -> None:
+        loading_begins()
         self.records = load_comparisons(comparisons, folder)
         middle = self.records.features.mean(0)
         point = middle if start is None else np.array(start, dtype=np.float64)

@@ -20,6 +20,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.probe import Context
 from blackbox.seeds import derive_seed
@@ -63,6 +64,7 @@ class Preferences(VectorProblem):
     ) -> None:
         if not 1 <= raters <= 15:
             raise UserError(f"raters: each sheet has at least 15; give 1 to 15, not {raters}.")
+        loading_begins()
         self.records = movie_review_ratings()
         self.sheets_of = _split(int(self.records.sheets.max()) + 1)
         every = self.sheets_of["train"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.config.registry import imported
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from oracles.command import CommandTransport
 from oracles.remote import RemoteFunction
@@ -91,6 +92,11 @@ class Network(Module):
     """
 
     def __init__(self, weights: str, network: str = "small-classifier") -> None:
+        if network not in ("small-classifier", "resnet20") and ":" not in network:
+            raise UserError(
+                f"network: small-classifier, resnet20 or an import path (package.module:function), not '{network}'."
+            )
+        loading_begins()
         if network == "small-classifier":
             from problems.diffusion.classifier import load_classifier
 
@@ -98,14 +104,10 @@ class Network(Module):
         elif network == "resnet20":
             module = nn.Sequential(_Standardised(CIFAR_MEAN, CIFAR_STD), seeded(ResNet20, 0))
             load(module[1], weights)
-        elif ":" in network:
+        else:
             with torch.random.fork_rng(devices=[]):  # first weights are drawn before they are overwritten
                 module = imported(network)()
             load(module, weights)
-        else:
-            raise UserError(
-                f"network: small-classifier, resnet20 or an import path (package.module:function), not '{network}'."
-            )
         # A CPU's convolutions are twice as quick in this layout.
         super().__init__(module.eval().requires_grad_(False).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 

@@ -6,13 +6,13 @@
 In brackets is what ``fo-`` differentiates and ``zo-`` only asks: there an ``OpaqueLayer`` estimates the gradient at the
 layer's input, d_z numbers of a latent instead of the image's d, and exact backpropagation takes it on to the weights
 (section 4.2). The loss asks the box to answer as it does without noise, so no label is read. Training goes by stages:
-the auto-encoder on clean images by the squared error, then denoiser and encoder by Adam, then by SGD; the decoder is
-frozen and counts as part of the black box.
+the denoiser, if it is to, and the auto-encoder by the squared error, which asks nothing; then denoiser and encoder by
+Adam, then by SGD. The decoder is then frozen and counts as part of the black box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blackbox.config.registry import imported
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.estimators.base import Estimator
 from blackbox.opaque import OpaqueLayer
@@ -31,10 +31,11 @@ from problems.base import Problem, examples_of
 from problems.device import resolve_device
 from problems.smoothing.box import BlackBox
 from problems.smoothing.certified_set import SmoothedClassifier
-from problems.smoothing.images import Images
-from problems.smoothing.networks import decoder, dncnn, encoder
-from problems.smoothing.stages import CODER, Prepared, Stages, training
+from problems.smoothing.images import Images, noise
+from problems.smoothing.networks import decoder, denoiser_of, encoder
+from problems.smoothing.stages import ALONE, CODER, DENOISER, Prepared, Stages, training
 from problems.smoothing.tasks import Stability
+from problems.training.augment import Augment, augmented
 
 Route = Literal["fo-ds", "fo-ae-ds", "zo-ds", "zo-ae-ds"]
 
@@ -54,11 +55,15 @@ class Defence(Problem):
         denoiser: import path of a function (channels of the images, seed) -> module, in place of DnCNN.
         latent: d_z, numbers of the auto-encoder's latent.
         widths: channels of the auto-encoder's strided convolutions; each halves the image's sides.
-        coder_steps: steps of the first stage.
-        adam_steps: steps of the second.
-        sgd_steps: steps of the third; the rate falls tenfold at each third of them.
+        denoiser_steps: steps of the first stage: the denoiser alone, squared error against the clean image.
+        coder_steps: of the second: the auto-encoder alone, the same on clean images.
+        adam_steps: of the third.
+        sgd_steps: of the fourth; the rate falls tenfold at each third of them.
+        augment: what is done to the images of the first two: none, crop, or crop-flip. The others ask about the images
+            as they are, whose classes are known after the first time.
         batch_size: images of a step.
-        lr: learning rate of all stages.
+        lr: learning rate.
+        first_lr: of the stages that ask nothing, if it is to be another.
         reconstruction: weight of the denoised image's squared error against the clean one, beside the stability loss.
         evaluated: images of a split that metrics are taken over at most.
         chunk: images that the box is asked about at once at most, in a backward pass.
@@ -85,11 +90,14 @@ class Defence(Problem):
         denoiser: str | None = None,
         latent: int = 48,
         widths: Sequence[int] = (16, 32),
+        denoiser_steps: int = 0,
         coder_steps: int = 1000,
         adam_steps: int = 1000,
         sgd_steps: int = 0,
+        augment: Augment = "none",
         batch_size: int = 32,
         lr: float = 1e-3,
+        first_lr: float | None = None,
         reconstruction: float = 0.0,
         evaluated: int = 500,
         chunk: int = 256,
@@ -98,10 +106,13 @@ class Defence(Problem):
     ) -> None:
         if route not in ("fo-ds", "fo-ae-ds", "zo-ds", "zo-ae-ds"):
             raise UserError(f"route is fo-ds, fo-ae-ds, zo-ds or zo-ae-ds, not {route!r}.")
-        if min(sigma, lr) <= 0 or reconstruction < 0:
+        first_lr = lr if first_lr is None else first_lr
+        if min(sigma, lr, first_lr) <= 0 or reconstruction < 0:
             raise UserError("sigma and lr must be positive, and reconstruction not negative.")
-        if min(coder_steps, adam_steps, sgd_steps) < 0 or min(latent, evaluated) < 1:
+        if min(denoiser_steps, coder_steps, adam_steps, sgd_steps) < 0 or min(latent, evaluated) < 1:
             raise UserError("Steps must not be negative; latent and evaluated must be at least 1.")
+        if augment not in ("none", "crop", "crop-flip"):
+            raise UserError(f"augment is none, crop or crop-flip, not {augment!r}.")
         self.opened, self.coded = route.startswith("fo"), "ae" in route
         if estimator is None and not self.opened:
             raise UserError(f"{route} estimates gradients: give an estimator, such as coordinate or central.")
@@ -110,21 +121,22 @@ class Defence(Problem):
                 f"{route} opens the black box, but {type(box).__name__} can only be asked: take a zo- route."
             )
         self.data, self.box, self.sigma = data, box, sigma
-        self.reconstruction, self.evaluated, self.seed = reconstruction, evaluated, seed
+        self.reconstruction, self.evaluated, self.seed, self.augment = reconstruction, evaluated, seed, augment
         self.device = resolve_device(device)
+        loading_begins()
         self.train_images = data.splits["train"].images
         if not 1 <= batch_size <= len(self.train_images):
             raise UserError(f"batch_size: 1 to {len(self.train_images)} (the training images), not {batch_size}.")
         self.batch_size = batch_size
         shape: tuple[int, int, int] = tuple(self.train_images.shape[1:])  # type: ignore[assignment]
-        first = _denoiser(denoiser, shape[0], depth, channels, derive_seed(seed, "denoiser"))
+        first = denoiser_of(denoiser, shape[0], depth, channels, derive_seed(seed, "denoiser"))
         self.modules = nn.ModuleDict({"denoiser": first})
         if self.coded:
             self.modules["encoder"] = encoder(shape, widths, latent, derive_seed(seed, "encoder"))
             self.modules["decoder"] = decoder(shape, widths, latent, derive_seed(seed, "decoder"))
         self.modules.to(self.device).eval()
         box.place(self.device)
-        self.stages = Stages(self.modules, coder_steps, adam_steps, sgd_steps, lr)
+        self.stages = Stages(self.modules, denoiser_steps, coder_steps, adam_steps, sgd_steps, first_lr, lr)
         self.stability = Stability(task, box, self.train_images)
         self.opaque = None if self.opened else OpaqueLayer(self._behind, cast(Any, estimator), seed, chunk=chunk)
         self._run_seed = seed
@@ -159,7 +171,7 @@ class Defence(Problem):
 
     def step_cost(self, step: int) -> dict[str, float]:
         """What a step will ask of the box, exactly: {"queries", "examples"}."""
-        if self.stages.at(step)[0] == CODER:
+        if self.stages.at(step)[0] in ALONE:
             return {"queries": 0, "examples": self.batch_size}
         asked = 1 if self.opaque is None else self._asked
         unknown = len(self.stability.unknown(self._batch(step)))
@@ -173,9 +185,14 @@ class Defence(Problem):
         """The gradient of step number ``step``; weights and running statistics stay as they are."""
         stage, _ = self.stages.at(step)
         chosen = self._batch(step)
-        x = self.train_images[chosen].to(self.device)
+        x = self.train_images[chosen]
+        if stage in ALONE:
+            x = augmented(x, self.augment, derive_seed(self._run_seed, "augment", step))
+        x = x.to(self.device)
         with training(self.modules, derive_seed(self._run_seed, "draws", step)) as buffers:
-            if stage == CODER:
+            if stage == DENOISER:
+                loss = functional.mse_loss(self._denoised(x, step), x)
+            elif stage == CODER:
                 loss = functional.mse_loss(self.modules["decoder"](self.modules["encoder"](x)), x)
             else:
                 loss = self._loss(x, chosen, step)
@@ -187,7 +204,7 @@ class Defence(Problem):
         self.stages.move(prepared)
         # The stages' losses are not one curve.
         stage, _ = self.stages.at(prepared.step)
-        return {"squared_error" if stage == CODER else "value": prepared.loss}
+        return {"squared_error" if stage in ALONE else "value": prepared.loss}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs besides the parameters; taken between steps."""
@@ -222,37 +239,32 @@ class Defence(Problem):
         test = self.data.splits["test"]
         return SmoothedClassifier(self.defended, self.sigma, test.images.to(self.device), test.labels)
 
-    @torch.no_grad()
     def metrics(self, split: str = "test") -> dict[str, float]:
         """Accuracy, or RMSE, of the defended box on a split's first images, clean and with one draw of noise each."""
         if split not in self.data.splits:
             raise UserError(f"split: there is no '{split}'; the data has {', '.join(self.data.splits)}.")
         part = self.data.splits[split]
         images = part.images[: self.evaluated].to(self.device)
-        noisy = images + self.sigma * _noise(images, self.seed, "metrics")
-        found = {}
-        for name, seen in (("", images), ("noisy_", noisy)):
-            outputs = torch.cat([self.defended(some) for some in torch.split(seen, 256)])
-            if self.stability.task == "classification":
-                right = outputs.argmax(1).cpu() == part.labels[: self.evaluated]
-                found[f"{name}accuracy"] = float(right.double().mean())
-            else:
-                found[f"{name}rmse"] = float((outputs - images).square().mean().sqrt())
-        return found
+        return self.stability.metrics(self.defended, images, part, self.sigma, self.seed)
 
     # The steps
 
     def _loss(self, x: Tensor, chosen: Tensor, step: int) -> Tensor:
         targets = self.stability.targets(chosen, self.device)
-        clean = self.modules["denoiser"](x + self.sigma * _noise(x, self._run_seed, "noise", step))
+        clean = self._denoised(x, step)
         seen = self.modules["encoder"](clean) if self.coded else clean
         if self.opaque is None:
             outputs = self.box.opened(self.modules["decoder"](seen) if self.coded else seen)
         else:
             self.opaque.calls.fill_(step)  # so that a step that is made again has the same directions
             outputs = self.opaque(seen)
-        loss = self.stability.loss(outputs, targets)
+        loss = self.stability.losses(outputs, targets).mean()
         return loss + self.reconstruction * functional.mse_loss(clean, x) if self.reconstruction else loss
+
+    def _denoised(self, x: Tensor, step: int) -> Tensor:
+        """Of the images with the step's noise."""
+        cleaned: Tensor = self.modules["denoiser"](x + self.sigma * noise(x, self._run_seed, "noise", step))
+        return cleaned
 
     def _behind(self, seen: Tensor) -> Tensor:
         """What an estimate asks: the frozen decoder and the box."""
@@ -269,19 +281,3 @@ class Defence(Problem):
     def _batch(self, step: int) -> Tensor:
         context = Context(batch_seed=derive_seed(self._run_seed, "batch", step))
         return examples_of(context, len(self.train_images), self.batch_size)
-
-
-def _noise(like: Tensor, seed: int, role: str, step: int = 0) -> Tensor:
-    """Standard normals of a tensor's shape, drawn on the CPU so that they are the same everywhere."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, role, step))
-    return torch.randn(like.shape, generator=generator).to(like.device)
-
-
-def _denoiser(path: str | None, images: int, depth: int, channels: int, seed: int) -> nn.Module:
-    if path is None:
-        return dncnn(images, depth, channels, seed)
-    make: Callable[..., Any] = imported(path)
-    module = make(images, seed)
-    if not isinstance(module, nn.Module):
-        raise UserError(f"denoiser: {path} gave {type(module).__name__}, not a torch module.")
-    return module

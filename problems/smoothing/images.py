@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blackbox.errors import UserError
+from blackbox.seeds import derive_seed
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -133,6 +134,12 @@ class ArrayImages(Images):
             raise UserError(f"{self.path} can't be read as an archive of images: {error}.") from error
         train, test = (_split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test"))
         return train, test
+
+
+def noise(like: Tensor, seed: int, role: str, step: int = 0) -> Tensor:
+    """Standard normals of a tensor's shape, drawn on the CPU so that they are the same everywhere."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, role, step))
+    return torch.randn(like.shape, generator=generator).to(like.device)
 
 
 def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Split:

@@ -8,12 +8,14 @@ and their mirror image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blackbox.config.registry import imported
 from blackbox.errors import UserError
 from problems.training.networks import seeded
 
@@ -51,6 +53,17 @@ def dncnn(images: int, depth: int, channels: int, seed: int) -> DnCNN:
     with torch.no_grad():
         network.layers[-1].weight.zero_()  # type: ignore[operator]
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def denoiser_of(path: str | None, images: int, depth: int, channels: int, seed: int) -> nn.Module:
+    """A DnCNN, or what the function at an import path makes of (channels of the images, seed)."""
+    if path is None:
+        return dncnn(images, depth, channels, seed)
+    make: Callable[..., Any] = imported(path)
+    module = make(images, seed)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"denoiser: {path} gave {type(module).__name__}, not a torch module.")
+    return module
 
 
 def encoder(shape: Shape, widths: Sequence[int], latent: int, seed: int) -> nn.Module:

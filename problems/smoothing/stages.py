@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from blackbox.errors import UserError
 
-CODER, ADAM, SGD = "auto-encoder", "adam", "sgd"
+DENOISER, CODER, ADAM, SGD = "denoiser", "auto-encoder", "adam", "sgd"
+ALONE = (DENOISER, CODER)
+"""Stages that ask nothing: squared errors on images alone."""
 
 
 class Prepared(NamedTuple):
@@ -24,17 +26,21 @@ class Prepared(NamedTuple):
 
 
 class Stages:
-    """The auto-encoder by Adam, then denoiser and encoder by Adam, then the same by SGD.
+    """Denoiser and auto-encoder apart from each other by Adam, then denoiser and encoder by Adam, then by SGD.
 
     Args:
         modules: "denoiser", and "encoder" and "decoder" if there is an auto-encoder.
-        coder, adam, sgd: steps of each stage; without an auto-encoder the first has none.
-        lr: learning rate; in the last stage it falls tenfold at each third.
+        denoiser, coder: steps of the stages that ask nothing; without an auto-encoder the second has none.
+        adam, sgd: steps of the stages that ask.
+        first_lr: learning rate of the stages that ask nothing.
+        lr: of the others; in the last stage it falls tenfold at each third.
     """
 
-    def __init__(self, modules: nn.ModuleDict, coder: int, adam: int, sgd: int, lr: float) -> None:
-        self.modules, self.lr = modules, lr
-        self.counts = {CODER: coder if "encoder" in modules else 0, ADAM: adam, SGD: sgd}
+    def __init__(
+        self, modules: nn.ModuleDict, denoiser: int, coder: int, adam: int, sgd: int, first_lr: float, lr: float
+    ) -> None:
+        self.modules, self.first_lr, self.lr = modules, first_lr, lr
+        self.counts = {DENOISER: denoiser, CODER: coder if "encoder" in modules else 0, ADAM: adam, SGD: sgd}
         self._optimizer: tuple[str, torch.optim.Optimizer] | None = None
 
     @property
@@ -52,7 +58,7 @@ class Stages:
 
     def tuned(self, stage: str) -> list[nn.Parameter]:
         """The weights that a stage moves; what doesn't want a gradient stays as it is."""
-        names = ("encoder", "decoder") if stage == CODER else ("denoiser", "encoder")
+        names = {DENOISER: ("denoiser",), CODER: ("encoder", "decoder")}.get(stage, ("denoiser", "encoder"))
         parts = [self.modules[name] for name in names if name in self.modules]
         return [weight for part in parts for weight in part.parameters() if weight.requires_grad]
 
@@ -90,7 +96,9 @@ class Stages:
 
     def _new_optimizer(self, stage: str) -> torch.optim.Optimizer:
         tuned = self.tuned(stage)
-        return torch.optim.SGD(tuned, self.lr, momentum=0.9) if stage == SGD else torch.optim.Adam(tuned, self.lr)
+        if stage == SGD:
+            return torch.optim.SGD(tuned, self.lr, momentum=0.9)
+        return torch.optim.Adam(tuned, self.first_lr if stage in ALONE else self.lr)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from blackbox.errors import UserError
 from problems.smoothing.box import BlackBox
+from problems.smoothing.images import Split, noise
 
 Task = Literal["classification", "reconstruction"]
 
@@ -52,8 +54,31 @@ class Stability:
             self.classes[unknown] = answers.argmax(1).cpu()
         return self.classes[chosen].to(device)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean over the batch."""
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """One an example: outputs [n, ...] and targets [n, ...] -> [n]."""
         if self.task == "reconstruction":
-            return functional.mse_loss(outputs, targets)
-        return functional.cross_entropy(outputs, targets)
+            return functional.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
+        return functional.cross_entropy(outputs, targets, reduction="none")
+
+    @torch.no_grad()
+    def metrics(
+        self, defended: Callable[[Tensor], Tensor], images: Tensor, part: Split, sigma: float, seed: int
+    ) -> dict[str, float]:
+        """Accuracy, or RMSE, of a defended box on a split's first images: clean, and with one draw of noise each.
+
+        Args:
+            defended: images -> outputs.
+            images: those of the split that are asked about [n, c, h, w], on their device.
+            part: the split.
+            sigma, seed: of the noise.
+        """
+        noisy = images + sigma * noise(images, seed, "metrics")
+        found = {}
+        for name, seen in (("", images), ("noisy_", noisy)):
+            outputs = torch.cat([defended(some) for some in torch.split(seen, 256)])
+            if self.task == "classification":
+                right = outputs.argmax(1).cpu() == part.labels[: len(images)]
+                found[f"{name}accuracy"] = float(right.double().mean())
+            else:
+                found[f"{name}rmse"] = float((outputs - images).square().mean().sqrt())
+        return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from blackbox.errors import UserError
 from blackbox.optimizers.schedules import Schedule, Shape
@@ -43,6 +44,38 @@ def first_order(
     Returns:
         Metrics of the split, `examples_seen` and `seconds` of training.
     """
+    started = time.perf_counter()
+    for _ in descent(problem, steps, name, lr, schedule, options, seed):
+        pass
+    seconds = time.perf_counter() - started
+    examples = steps * problem.cost(Context(0))["examples"]
+    return {**problem.metrics(split), "examples_seen": examples, "seconds": seconds}
+
+
+def descent(
+    problem: ImageClassification,
+    steps: int,
+    name: str = "SGD",
+    lr: float = 0.1,
+    schedule: Schedule | Shape = "cosine",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    first: int = 0,
+    mask: Callable[[int], Tensor] | None = None,
+) -> Iterator[float]:
+    """The training of ``first_order`` step by step: each step's loss at the weights before it, once it is made.
+
+    Args:
+        problem: as there, and so are the others that aren't named here.
+        steps: of the whole course, which the schedule is a share of.
+        name: of the optimizer.
+        lr: base learning rate.
+        schedule: its course.
+        options: of the optimizer.
+        seed: the run's.
+        first: the number of the first step that is made; those before it count in the schedule alone.
+        mask: a step's number -> what the gradient is multiplied by, [d] in the order of the layout; None is nothing.
+    """
     if steps < 1:
         raise UserError(f"steps must be at least 1, not {steps}.")
     if problem.targets is None:
@@ -51,19 +84,24 @@ def first_order(
     if not (isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer)):
         raise UserError(f"name: torch.optim has no optimizer '{name}'; for example SGD or AdamW.")
     course = schedule if isinstance(schedule, Schedule) else Schedule(schedule)
-    problem.parameters().flush()
-    tuned = [parameter for parameter in problem.module.parameters() if parameter.requires_grad]
-    optimizer = factory(tuned, lr=lr, **dict(options or {}))  # type: ignore[call-arg]
-    started, examples = time.perf_counter(), 0.0
-    for step in range(steps):
+    parameters = problem.parameters()
+    parameters.flush()
+    tuned = {key: tensor for key, tensor in problem.module.named_parameters() if tensor.requires_grad}
+    optimizer = factory(tuned.values(), lr=lr, **dict(options or {}))  # type: ignore[call-arg]
+    for step in range(first, steps):
         context = Context(derive_seed(seed, "batch", step), None, derive_seed(seed, "reset", step))
         for group in optimizer.param_groups:
             group["lr"] = lr * course.factor(step / steps)
         optimizer.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            torch.autograd.backward(problem.values(context).mean())
+            value = problem.values(context).mean()
+            torch.autograd.backward(value)
+        if mask is not None:
+            factors = mask(step)
+            for spec in parameters.layout.specs:
+                gradient = tuned[spec.name].grad
+                if gradient is not None:
+                    gradient.mul_(factors[spec.offset : spec.offset + spec.numel].view(spec.shape))
         optimizer.step()
-        examples += problem.cost(context)["examples"]
+        yield float(value.detach())
     optimizer.zero_grad(set_to_none=True)
-    seconds = time.perf_counter() - started
-    return {**problem.metrics(split), "examples_seen": examples, "seconds": seconds}

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blackbox.config.rehearsal import loading_begins
 from blackbox.errors import UserError
 from blackbox.probe import Context
 from blackbox.seeds import derive_seed
@@ -80,6 +81,7 @@ class ImageClassification(SmallModuleProblem):
             **{"validation": validation, "batch_size": batch_size, "augment": augment, "objective": objective},
             **{"seed": seed, "device": device, "dtype": dtype},
         }
+        loading_begins()
         images = load_images(data, examples, validation, seed)
         self.classes = images.classes
         self._data = {
@@ -94,7 +96,7 @@ class ImageClassification(SmallModuleProblem):
         self.module: nn.Module = seeded(make, derive_seed(seed, "weights"))
         self._drawn: tuple[Context, Tensor, Tensor] | None = None
         if network == "resnet20" and norm == "batch":
-            _measure(self.module, images.splits["train"][0][:256])
+            measure_norms(self.module, images.splits["train"][0][:256])
         self.module.to(self.device, self.dtype).eval()
 
     def inputs(self, context: Context) -> Tensor:
@@ -159,7 +161,7 @@ def _maker(
 
 
 @torch.no_grad()
-def _measure(module: nn.Module, images: Tensor) -> None:
+def measure_norms(module: nn.Module, images: Tensor) -> None:
     """Give batch norms the mean and variance that their inputs have at the first weights; then they are frozen.
 
     One layer after the other would see the same: in train mode each norm's output has its own batch's statistics.

@@ -66,7 +66,7 @@ def test_a_value_out_of_range_is_blamed_on_where_it_was_given(setting, place):
         (
             "llm-classification",
             "batched",
-            "no?ne. Executions that fit Classification: write-free, low-rank, in-place, workers",
+            "no?ne. Executions that fit Classification: write-free, low-rank, streaming, in-place, workers",
         ),
         ("small-net", "batched", None),
         ("small-net", "in-place", None),
@@ -243,3 +243,38 @@ def test_every_built_in_component_can_be_imported():
 def test_names_are_unique_within_a_kind():
     names = [(c.kind, c.name) for c in components()]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("optimizer.lr=.inf", "--set optimizer.lr: optimizer.lr: got inf, needs a finite number"),
+        ("estimator.epsilon=.nan", "--set estimator.epsilon: estimator.epsilon: got nan"),
+        ("optimizer.schedule.warmup=.nan", "optimizer.schedule.warmup: got nan"),
+        ("optimizer={type: torch, name: Adam, lr: 0.1, options: {betas: [0.9, .inf]}}", "options.betas.1: got inf"),
+        ("budget.minutes=-.inf", "budget.minutes: got -inf"),
+        ("run.start=[1, .nan]", "run.start.1: got nan"),
+    ],
+)
+def test_no_key_takes_a_number_that_is_not_finite(setting, words):
+    with pytest.raises(UserError, match=words):
+        checked(VALID, setting)
+
+
+def test_a_key_whose_default_is_infinite_takes_it(module):
+    folder = module("""
+        from math import inf
+        from oracles import ValueOracle
+        class Mine(ValueOracle):
+            def __init__(self, bound: float = inf):
+                self.bound = bound
+            def evaluate(self, candidates):
+                return candidates[:, 0]
+    """)
+    text = checked(VALID, "oracle=users_oracle:Mine", folder=folder).dump()
+    assert checked(text, folder=folder).oracle.arguments["bound"] == float("inf")
+
+
+def test_a_number_that_is_not_finite_has_its_line():
+    with pytest.raises(UserError, match=r"^demo.yaml:6: estimator.epsilon: got nan"):
+        checked(VALID.replace("1e-3", ".nan"))

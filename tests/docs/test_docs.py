@@ -264,6 +264,13 @@ def test_every_component_is_documented():
     assert [c.name for c in BUILT_IN if f"`{c.name}`" not in text] == []
 
 
+@pytest.mark.parametrize("kind", ["problem", "oracle", "execution"])
+def test_the_page_of_yaml_names_every_component_of_a_kind_or_where_it_is_described(kind):
+    text = (ROOT / "docs" / "yaml.md").read_text(encoding="utf-8")
+    section = text.partition(f"### {kind}\n")[2].partition("\n### ")[0]
+    assert [c.name for c in BUILT_IN if c.kind == kind and f"`{c.name}`" not in section] == []
+
+
 @pytest.mark.parametrize("component", BUILT_IN, ids=lambda component: f"{component.kind}.{component.name}")
 def test_every_key_is_documented(component):
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)

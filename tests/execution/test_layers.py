@@ -72,6 +72,11 @@ def convolutional() -> nn.Module:
     )
 
 
+def sequences() -> nn.Module:
+    """The batch norm scales positions, of which there are as many as the layer before has outputs."""
+    return nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
 class Odd(nn.Module):
     """Parts that have no form of their own: a norm over features, a three-dimensional linear layer, a tied weight."""
 
@@ -108,6 +113,39 @@ class Elsewhere(nn.Module):
         return self.last(self.both(x, x.tanh()))
 
 
+class Tuples(nn.Module):
+    """Layers whose outputs are tuples, a mask of booleans, and sizes read from the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 6, 2)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.recurrent = nn.LSTM(6, 4, batch_first=True)
+        self.last = nn.Linear(4 * 4, 8)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).transpose(1, 2)
+        mixed, _ = self.attention(x, x, x, need_weights=False)
+        found, (_, state) = self.recurrent(x + mixed)
+        batch, steps = found.shape[:2]
+        one, other = self.last(found.reshape(batch, steps * 4)).chunk(2, -1)
+        return self.head(one * (other > 0) + state.squeeze(0))
+
+
+class Sizes(nn.Module):
+    """A network that flattens by a size it reads from the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 2)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        return self.head(x.view(x.size(0), x.shape[1] * 4))
+
+
 class Classes:
     """Cross-entropy of a network; offers its layers."""
 
@@ -141,6 +179,9 @@ MAKERS = {
     "convolutional": (convolutional, (2, 9, 9)),
     "odd": (Odd, (5, 2, 3)),
     "elsewhere": (Elsewhere, (5,)),
+    "tuples": (Tuples, (3, 5)),
+    "sizes": (Sizes, (2, 3, 3)),
+    "sequences": (sequences, (4, 3)),
 }
 
 
@@ -170,7 +211,7 @@ def test_every_coordinate_is_evaluated_as_the_displaced_network_is(name: str, el
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-13)
     assert (slow - slow[0]).abs().max() > 1e-4  # the changes themselves are far above that
     # A weight that is read outside its layer makes write-free fall back to in place, which restores to rounding.
-    drift = 1e-12 if name == "elsewhere" else 0.0
+    drift = 1e-12 if name in ("elsewhere", "tuples") else 0.0
     torch.testing.assert_close(parameters.flat(), before, rtol=0, atol=drift)
 
 
@@ -188,6 +229,12 @@ def test_each_tensor_is_told_its_form() -> None:
     other = objective_of("elsewhere")
     found = LayerAccess().forms(other, Parameters.from_module(other.module), ALL_DATA)
     assert (found["first.weight"], found["both.weight"], found["last.bias"]) == ("forward", "restart", "closed form")
+    tuples = objective_of("tuples")
+    found = LayerAccess().forms(tuples, Parameters.from_module(tuples.module), ALL_DATA)
+    assert found.pop("head.weight") == found.pop("head.bias") == "closed form"
+    assert set(found.values()) == {"forward"}
+    sizes = objective_of("sizes")
+    assert LayerAccess().forms(sizes, Parameters.from_module(sizes.module), ALL_DATA)["conv.weight"] == "rank one"
 
 
 def test_without_targets_the_last_layer_has_no_closed_form_and_the_same_losses() -> None:

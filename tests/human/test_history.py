@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,22 @@ def test_what_can_not_be_wished_for_is_refused_in_words(inbox: Inbox) -> None:
     with pytest.raises(UserError, match="as far as"):
         wishes.scale("ann", 1001.0)
     assert wishes.all() == []
+
+
+def test_two_clicks_at_once_do_not_pass_the_limit_together(inbox: Inbox) -> None:
+    wishes, together = Wishes(inbox), threading.Barrier(8)
+
+    def click() -> bool:
+        together.wait()
+        try:
+            wishes.scale("ann", 100.0)
+        except UserError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        clicked = [one.result() for one in [pool.submit(click) for _ in range(8)]]
+    assert clicked.count(True) == 1 and wishes.factor == 100.0
 
 
 def test_pins_are_each_raters_own(inbox: Inbox) -> None:

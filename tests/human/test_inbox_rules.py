@@ -143,6 +143,25 @@ def test_checks_come_every_so_many_rounds_and_are_of_ones_own_strict_order(inbox
     assert all(len(inbox.final(f"{number}.0")) == 1 for number in range(1, 7))
 
 
+def test_a_check_shows_nothing_that_the_open_round_shows(inbox: Inbox) -> None:
+    """The best so far comes again in the open round, under another name, as a line search shows it."""
+    inbox.rules = Rules(check_every=2)
+    checks = Checks(inbox)
+    judged(inbox, 1, "ann", [0, 1, 2])
+    judged(inbox, 2, "ann", [0, 1, 2])
+    again = [Item(f"3.0.{i}", "text/plain", f"this is 1.0.{i}".encode()) for i in (0, 1)]
+    inbox.open_round("3.0", again)
+    assert checks.due("ann") is None  # every pair of round 1 has one of them
+    inbox.open_round("4.0", again[:1])  # is empty: the queries are those of round 3
+    inbox.open_round("5.0", [Item("5.0.0", "text/plain", b"this is 1.0.0")])
+    due = checks.due("ann")
+    assert due is not None and {card.query for card in due.cards} == {"1.0.1", "1.0.2"}
+    inbox.open_round("6.0", [Item("6.0.0", "text/plain", b"this is 1.0.2")])
+    assert checks.due("ann") is None  # it waits
+    inbox.open_round("7.0", [Item("7.0.0", "text/plain", b"new")])
+    assert checks.due("ann") == due
+
+
 def test_a_tie_is_no_agreement_and_what_is_skipped_is_not_counted(inbox: Inbox) -> None:
     inbox.rules = Rules(check_every=1)
     checks = Checks(inbox)

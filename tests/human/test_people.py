@@ -260,7 +260,9 @@ def test_a_check_and_a_full_house_at_a_terminal(tmp_path: Path, monkeypatch: pyt
     inbox = Inbox(tmp_path / "inbox.sqlite")
     inbox.rules = Rules(quorum=1, check_every=1)
     for number in range(2):
-        inbox.open_round(f"{number}.0", [Item(f"{number}.0.{i}", "text/plain", b"words %d" % i) for i in range(2)])
+        inbox.open_round(
+            f"{number}.0", [Item(f"{number}.0.{i}", "text/plain", b"%d words" % (2 * number + i)) for i in range(2)]
+        )
         if number == 0:
             inbox.submit("0.0", "ann", [["0.0.1"], ["0.0.0"]], [], "ann's token of round 0")
     said = iter(["9", "1 2", "q"])

@@ -143,6 +143,38 @@ def test_answers_to_a_round_that_was_given_up_never_reach_the_run(tmp_path: Path
     assert Wishes(inbox).all(untaken=True) == [] and list(oracle.steering()) == []
 
 
+@pytest.mark.parametrize("undo_seconds", [0, 60])
+def test_a_round_with_its_quorum_counts_before_a_wish_that_comes_as_it_closes(
+    tmp_path: Path, undo_seconds: float
+) -> None:
+    how = {"quorum": 2, "undo_seconds": undo_seconds}
+    life(tmp_path, people(tmp_path, **how))
+    inbox = Inbox(tmp_path / "inbox.sqlite")
+    for rater in ("ann", "bob"):
+        judge(inbox, rater)
+    inbox.close_round("0.0")
+    life(tmp_path, people(tmp_path, **how))
+    for rater in ("ann", "bob"):  # nobody has asked the inbox yet when the wish comes
+        judge(inbox, rater)
+    branched = history(inbox)[0].best[0].artifact
+    Wishes(inbox).branch("eve", branched)
+    point = Wishes(inbox).point(Wishes(inbox).all()[-1])
+    assert point is not None
+    life(tmp_path, people(tmp_path, **how))
+    assert [record["rater"] for record in records(tmp_path, "ranking")] == ["ann", "bob"] * 2
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    last = len(kinds) - 1 - kinds[::-1].index("ranking")
+    (steered,) = records(tmp_path, "steered")
+    assert "steered" in kinds[last:]
+    if not steered["dropped"]:
+        assert kinds[kinds.index("steered") - 1] == "stepped"
+    np.testing.assert_allclose(np.abs(points(inbox) - point), np.full((5, D), EPSILON), rtol=1e-12)
+    before = (tmp_path / "journal.jsonl").read_text()
+    life(tmp_path, people(tmp_path, **how))  # resumed, it stands where it stood
+    assert (tmp_path / "journal.jsonl").read_text().startswith(before)
+    np.testing.assert_allclose(np.abs(points(inbox) - point), np.full((5, D), EPSILON), rtol=1e-12)
+
+
 def test_a_wish_of_the_radius_leaves_the_open_round_alone(tmp_path: Path) -> None:
     life(tmp_path)
     inbox = Inbox(tmp_path / "inbox.sqlite")

@@ -9,9 +9,11 @@ import torch
 
 from blackbox.direction import Direction
 from blackbox.errors import UserError
-from blackbox.estimators import Estimate
+from blackbox.estimators import CentralDifference, Estimate
 from blackbox.optimizers import SGD, Optimizer, Schedule, TorchOptimizer
 from blackbox.parameters import Parameters
+from blackbox.session import Session
+from blackbox.strategies import GradientStrategy
 from blackbox.testing.optimizers import MakeOptimizer, OptimizerSuite, along, dense, make_round, run, start
 
 CONSTANT = Schedule("constant")
@@ -164,6 +166,15 @@ def test_unknown_class_is_refused_with_the_known_ones() -> None:
 def test_options_are_checked_when_it_is_made(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         TorchOptimizer(name, 0.1, options=options)
+
+
+def test_a_class_that_takes_matrices_only_says_so_before_anything_is_asked() -> None:
+    def session(**tensors: Any) -> Session:
+        return Session(GradientStrategy(CentralDifference(), TorchOptimizer("Muon", 0.1)), Parameters(tensors))
+
+    session(weight=torch.ones(2, 3))
+    with pytest.raises(UserError, match=r"Muon does not take tensors of the shapes \[2, 3\], \[3\]: .*2D"):
+        session(weight=torch.ones(2, 3), bias=torch.ones(3))
 
 
 @pytest.mark.parametrize("steps", [1, 50])

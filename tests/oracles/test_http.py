@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -292,6 +294,43 @@ def test_a_slow_service_and_one_that_drips_are_given_up(serve, parameters, asks)
     oracle = HttpOracle(serve(drip).url, timeout=0.4, attempts=1)
     assert "no whole reply within 0.4 s" in failures(ask(oracle, asks([[1, 0, 0]]), parameters))["0.0.0"]
     assert time.monotonic() - began < 4
+    release.set()
+
+
+def test_a_reply_whose_headers_drip_is_given_up_as_a_whole(parameters, asks):
+    """No wait is long here, so a time-out of each wait would never pass."""
+    release = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                for letter in b"HTTP/1.1 200 OK\r\nX-Long: " + 400 * b"a":
+                    connection.send(bytes([letter]))
+                    if release.wait(0.02):
+                        return
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        oracle = HttpOracle(f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout=0.3, attempts=1)
+        began = time.monotonic()
+        feedback = ask(oracle, asks([[1, 0, 0]]), parameters)
+        assert time.monotonic() - began < 4  # the whole takes 8
+        release.set()
+        dripping.join()
+    assert "TooSlow: no reply within 0.3 s" in failures(feedback)["0.0.0"]
+
+
+def test_closing_drops_a_request_that_is_under_way(serve, parameters, asks):
+    release = threading.Event()
+    oracle = HttpOracle(serve(lambda question: release.wait(5)).url)
+    oracle.submit(asks([[1, 0, 0]]), parameters)
+    (request,) = oracle._open
+    time.sleep(0.2)
+    began = time.monotonic()
+    oracle.close()
+    assert isinstance(request.reply.result(timeout=5).error, InterruptedError)
+    assert time.monotonic() - began < 2
     release.set()
 
 

@@ -246,6 +246,34 @@ def test_it_learns_and_the_decoder_is_frozen_after_its_stage(tmp_path):
     assert moved == {"denoiser", "encoder"}
 
 
+@pytest.mark.parametrize("route", ["fo-ds", "zo-ae-ds"])
+def test_a_denoiser_can_first_learn_from_the_images_alone(route, tmp_path):
+    module = network()
+    settings = {"denoiser_steps": 60, "batch_size": 16, "lr": 1e-9, "first_lr": 1e-2, "augment": "crop-flip"}
+    problem, cut, again = (defence(route, module, **settings) for _ in range(3))
+    start = tensors(problem)
+    facts = [problem.train_step(step) for step in range(60)]
+    assert module.seen == problem.queries == 0
+    assert all(facts_of.keys() == {"squared_error"} for facts_of in facts)
+    assert sum(one["squared_error"] for one in facts[-10:]) < 0.5 * sum(one["squared_error"] for one in facts[:10])
+    after = tensors(problem)
+    moved = {name.split(".")[0] for name, t in after.items() if not torch.equal(t, start[name])}
+    assert moved == {"denoiser"}
+    assert problem.step_cost(59)["queries"] == 0
+    first = 63 if "ae" in route else 60  # behind the auto-encoder's stage
+    for step in range(60, first):
+        problem.train_step(step)
+    problem.train_step(first)
+    assert module.seen == problem.queries > 0
+    weights = dict(problem.modules["denoiser"].named_parameters())
+    assert all(float((w.detach() - after[f"denoiser.{name}"]).abs().max()) < 1e-6 for name, w in weights.items())
+    whole = defence(route, module, **settings)
+    trained(whole, tmp_path / "whole", Budget(steps=40))
+    trained(cut, tmp_path / "cut", Budget(steps=31))
+    trained(again, tmp_path / "cut", Budget(steps=40))
+    assert same(tensors(again), tensors(whole)) and not same(tensors(again), tensors(cut))
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 6])
 def test_a_training_that_is_resumed_has_the_bits_of_one_that_never_stopped(route, stop, tmp_path):
@@ -385,6 +413,9 @@ def test_a_denoiser_of_ones_own_that_draws_is_resumed_to_the_bit(tmp_path):
         ({"widths": (4, 4, 4, 4)}, "must be halved 4 times"),
         ({"batch_size": 100}, r"batch_size: 1 to 36"),
         ({"sigma": 0.0}, "sigma and lr must be positive"),
+        ({"first_lr": 0.0}, "sigma and lr must be positive"),
+        ({"augment": "flip"}, "augment is none, crop or crop-flip"),
+        ({"denoiser_steps": -1}, "Steps must not be negative"),
         ({"depth": 1}, "a depth of 2 or more"),
         ({"task": "detection"}, "task is 'classification' or"),
         ({"denoiser": "blackbox.errors:UserError"}, "gave UserError, not a torch module"),

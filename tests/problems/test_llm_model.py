@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.errors import UserError
-from problems.llm.model import choose_tuned, load_model
+from problems.llm.model import load_model
 from problems.llm.scoring import OptionScorer
 from problems.llm.tiny import tiny_model, tiny_tokenizer
+from problems.llm.tuning import choose_tuned
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ def test_full_tuning_and_patterns() -> None:
 @pytest.mark.parametrize(
     ("tuning", "lora", "message"),
     [
-        ("adapter", None, "not `full`, `lora` or a list"),
+        ("adapter", None, "not `full`, `last-layer`, `lora`, .* or a list"),
         (["*.mpl.*"], None, "no parameter matches"),
         ("full", {"r": 4}, "set tuning: lora"),
         ("lora", {"rank": 4}, "'rank' is unknown"),
@@ -188,7 +189,7 @@ def test_local_folder_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "no/such-model-here"}, "not built in .smollm2-135m, tiny."),
+        ({"model": "no/such-model-here"}, "not built in .smollm2-135m, minilm-l6, tiny."),
         ({"model": "none.gguf"}, "no file none.gguf"),
         ({"model": "tiny", "dtype": "float8"}, "'float8' is not one of"),
         ({"model": "tiny", "device": "gpu"}, "'gpu' is not usable here"),

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from blackbox.errors import UserError
-from problems.llm.prompt import Encoder, make_prompt
+from problems.llm.encoder import Encoder
+from problems.llm.prompt import make_prompt
 from problems.llm.tiny import tiny_tokenizer
 
 

@@ -12,16 +12,20 @@ from torch import nn
 from blackbox.budget import Budget
 from blackbox.errors import UserError
 from blackbox.estimators import CoordinateWise
+from blackbox.estimators.base import Round
+from blackbox.estimators.layer_shares import LayerShares
 from blackbox.execution import LayerAccess, WriteFree, choose
 from blackbox.noise import Coordinate
 from blackbox.objective import LayeredObjective
 from blackbox.optimizers import TorchOptimizer
 from blackbox.probe import ALL_DATA, Context, Probes, Queries
 from blackbox.run import run
+from blackbox.seeds import derive_seed
 from blackbox.session import Session
 from blackbox.strategies import GradientStrategy
 from oracles import ObjectiveOracle
 from problems.training import ImageClassification, first_order
+from problems.training.baselines import descent
 
 pytest.importorskip("sklearn")
 
@@ -92,6 +96,32 @@ def test_coordinates_go_where_backpropagation_goes_on_the_same_batches() -> None
     assert float((there - start).abs().max()) > 0.05
     assert found["examples_seen"] == 6 * 16
     assert found["accuracy"] == exact.metrics("test")["accuracy"]
+
+
+def test_masked_coordinates_go_where_masked_backpropagation_goes() -> None:
+    problem, exact = small(seed=3), small(seed=3)
+    start, layout = problem.parameters().flat(), problem.parameters().layout
+    select = LayerShares(0.3, redraw=2)
+    strategy = GradientStrategy(CoordinateWise(1e-6, select=select), TorchOptimizer("SGD", 0.1, "cosine"))
+    session = Session(strategy, problem.parameters(), 11)
+    run(session, ObjectiveOracle(problem), Budget(steps=6))
+
+    def mask(step: int) -> torch.Tensor:
+        chosen = select.choose(Round(step, step, 11, ALL_DATA, layout), layout.dimension).places
+        return torch.zeros(layout.dimension, dtype=torch.float64).index_fill_(0, torch.from_numpy(chosen), 1.0)
+
+    assert len(list(descent(exact, 6, "SGD", 0.1, seed=11, mask=mask))) == 6
+    torch.testing.assert_close(problem.parameters().flat(), exact.parameters().flat(), rtol=0, atol=1e-5)
+    moved = (exact.parameters().flat() != start).double().mean()
+    assert 0.3 < moved < 0.95  # three masks
+
+
+def test_a_descent_that_begins_later_sees_the_later_batches() -> None:
+    problem, seed = small(seed=3), 11
+    context = Context(derive_seed(seed, "batch", 4), None, derive_seed(seed, "reset", 4))
+    expected = float(problem.values(context).mean().detach())
+    losses = list(descent(problem, 6, "SGD", 0.1, seed=seed, first=4))
+    assert losses[0] == pytest.approx(expected, abs=1e-12) and len(losses) == 2
 
 
 def test_splits_and_weights_are_those_of_the_seed() -> None:

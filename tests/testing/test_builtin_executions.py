@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blackbox.execution import Batched, Execution, InPlace, LowRankForward, WriteFree
+from blackbox.execution import Batched, Execution, InPlace, LowRankForward, Streaming, WriteFree
+from blackbox.testing.devices import DEVICES
 from blackbox.testing.executions import ExecutionSuite
 
 
@@ -18,6 +19,16 @@ class TestLowRankForward(ExecutionSuite):
     @pytest.fixture
     def execution(self) -> Execution:
         return LowRankForward()
+
+
+class TestStreaming(ExecutionSuite):
+    @pytest.fixture
+    def device(self) -> str:
+        return "cpu"  # the weights stay in host memory
+
+    @pytest.fixture(params=DEVICES)
+    def execution(self, request: pytest.FixtureRequest) -> Execution:
+        return Streaming(device=request.param)
 
 
 class TestInPlace(ExecutionSuite):

@@ -7,7 +7,8 @@ Exact forms of coordinate-wise estimation, each equal to evaluating the displace
                   that channel alone; from there on everything that is reached is run
     one channel   a bias, or a batch norm's tensors in eval mode: as rank one
     restart       any other layer: it is run again on its cached input, then everything that is reached
-    forward       tensors that are used more than once, or outside a layer: write-free, as without layer access
+    forward       tensors that are used more than once, outside a layer, or before what gives no tensor of real numbers
+                  (attention and recurrent layers give tuples): write-free, as without layer access
 
 The three in between are DeepZero's feature reuse (arXiv:2310.02025, section 4) at every layer, with the differences
 carried instead of the values. Needs an objective that offers its layers (``LayeredObjective``); one that offers only
@@ -29,7 +30,7 @@ from blackbox.errors import UserError
 from blackbox.execution.base import Execution, Outcome
 from blackbox.execution.layers.differences import Carrier, Difference
 from blackbox.execution.layers.effects import channels, on_one_channel, one_channel, restarted
-from blackbox.execution.layers.graph import Graph
+from blackbox.execution.layers.graph import Graph, owners
 from blackbox.execution.write_free import WriteFree
 from blackbox.layout import TensorSpec
 from blackbox.noise import Coordinate
@@ -94,12 +95,12 @@ class LayerAccess(Execution):
         layered = layered_objective(objective)
         parts: list[list[Outcome] | Tensor] = []
         for context, same in by_context(queries):
-            moves = _moves(same, parameters.dimension)
-            if moves is None:
+            moved = moves(same, parameters.dimension)
+            if moved is None:
                 parts.append(self._whole.evaluate(objective, same, parameters))
                 continue
             try:
-                parts.append(self._answer(layered, context, same, moves, parameters))
+                parts.append(self._answer(layered, context, same, moved, parameters))
             except UserError:
                 raise
             except Exception as error:  # the objective's own
@@ -129,7 +130,7 @@ class LayerAccess(Execution):
         objective: LayeredObjective,
         context: Context,
         queries: Sequence[Query],
-        moves: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+        moved: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
         parameters: Parameters,
     ) -> list[Outcome] | Tensor:
         parameters.flush()
@@ -143,7 +144,7 @@ class LayerAccess(Execution):
             forms = Counter(one.form for one in reaches.values())
             self._notes.append("layer access: " + ", ".join(f"{form} ({n} tensors)" for form, n in forms.items()))
         carrier = Carrier(graph, torch.bfloat16 if self.precision == "bfloat16" else None, self.elements)
-        index, amounts = (torch.from_numpy(one).to(base.device) for one in moves)
+        index, amounts = (torch.from_numpy(one).to(base.device) for one in moved)
         left = []
         for spec in parameters.layout.specs:
             rows = ((index >= spec.offset) & (index < spec.offset + spec.numel) & (amounts != 0)).nonzero()[:, 0]
@@ -203,7 +204,7 @@ def layered_objective(objective: Objective) -> LayeredObjective:
     return objective
 
 
-def _moves(queries: Sequence[Query], dimension: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+def moves(queries: Sequence[Query], dimension: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
     """(coordinates int64 [n], by how much float64 [n]) if that is all that is asked; 0 is the base itself."""
     if isinstance(queries, Queries) and isinstance(queries.candidates, Probes):
         if not isinstance(queries.candidates.law, Coordinate) or queries.base != CURRENT:
@@ -227,22 +228,13 @@ def _moves(queries: Sequence[Query], dimension: int) -> tuple[np.ndarray[Any, An
 
 def _reaches(graph: Graph, objective: LayeredObjective, parameters: Parameters) -> dict[str, _Reach]:
     def make() -> dict[str, _Reach]:
-        names = {tensor.data_ptr(): name for name, tensor in parameters.raw.items()}
-        owners = [
-            (names[tensor.data_ptr()], path, attribute)
-            for path, part in graph.modules.items()
-            for attribute, tensor in part._parameters.items()
-            if tensor is not None and tensor.data_ptr() in names
-        ]
-        times = Counter(name for name, _, _ in owners)
-        read = [graph.values[node] for node in graph.nodes if node.op == "get_attr"]  # outside its layer
-        times.update(names[one.data_ptr()] for one in read if isinstance(one, Tensor) and one.data_ptr() in names)
-        reaches = {name: _Reach("forward") for name in parameters.raw}
-        for name, path, attribute in owners:
-            nodes = [node for node in graph.nodes if node.op == "call_module" and node.target == path]
-            if len(nodes) == 1 and times[name] == 1 and isinstance(graph.values[nodes[0]], Tensor):
-                reaches[name] = _Reach(_form(graph, nodes[0], attribute, objective), nodes[0], attribute)
-        return reaches
+        smooth = graph.smooth()
+        return {
+            name: _Reach(_form(graph, *one, objective), *one)
+            if one is not None and one[0] in smooth
+            else _Reach("forward")
+            for name, one in owners(graph, parameters).items()
+        }
 
     made: dict[str, _Reach] = graph.kept("reaches", make)
     return made

@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from blackbox.execution.layers.fused import relu_difference
-from blackbox.execution.layers.graph import Graph
+from blackbox.execution.layers.graph import BATCH_NORMS, Graph
 
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ELEMENTWISE = {
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardtanh),
     *(F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, torch.tanh, torch.sigmoid, F.softplus),
@@ -97,7 +96,7 @@ class Carrier:
         for i in range(place, len(graph.nodes)):
             node = graph.nodes[i]
             sources = [source for source in node.all_input_nodes if source in reached]
-            if not sources:
+            if not sources or node in graph.sizes:
                 continue
             if node.op == "output":
                 return finish(reached[sources[0]])
@@ -124,7 +123,7 @@ class Carrier:
         part = self.graph.part(node)
         if part is None:
             return node.target
-        return _Norm if isinstance(part, _BATCH_NORM) else type(part)
+        return _Norm if isinstance(part, BATCH_NORMS) else type(part)
 
     # -- one node ----------------------------------------------------------------------------------------------
 
@@ -201,19 +200,17 @@ class Carrier:
 
     def _weight(self, node: fx.Node) -> tuple[Tensor, bool]:
         """A layer's weight, times the batch norm after it if that is folded."""
-        (user,) = node.users if len(node.users) == 1 else (None,)
-        folded = user in self.graph.folded
+        norm = self.graph.norm_after(node)
         part: Any = self.graph.part(node)
 
         def make() -> Tensor:
             weight: Tensor = part.weight.detach()
-            if folded:
-                assert user is not None
-                weight = weight * self.scale(user).view(-1, *[1] * (weight.ndim - 1))
+            if norm is not None:
+                weight = weight * self.scale(norm).view(-1, *[1] * (weight.ndim - 1))
             weight = weight.to(self.low or weight.dtype)
             return weight.to(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
-        return self.graph.kept(("weight", node), make), folded
+        return self.graph.kept(("weight", node), make), norm is not None
 
     def _convolution(self, node: fx.Node, part: nn.Conv2d, difference: Difference, base: Tensor) -> Difference:
         weight, folded = self._weight(node)

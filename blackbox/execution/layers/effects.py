@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from blackbox.execution.layers.differences import Difference
-from blackbox.execution.layers.graph import Graph
-
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from blackbox.execution.layers.graph import BATCH_NORMS, Graph
 
 
 def on_one_channel(graph: Graph, node: fx.Node, attribute: str) -> bool:
@@ -26,7 +24,7 @@ def on_one_channel(graph: Graph, node: fx.Node, attribute: str) -> bool:
         case nn.Linear():
             return bool(graph.values[source].ndim == 2)
         case _:
-            return isinstance(part, _BATCH_NORM) and part.running_var is not None
+            return isinstance(part, BATCH_NORMS) and part.running_var is not None
 
 
 def channels(part: nn.Module, attribute: str, index: Tensor) -> Tensor:
@@ -49,7 +47,7 @@ def one_channel(
     elif isinstance(part, nn.Conv2d):
         inner = part.weight[0].numel()
         row = index % inner + channel // (part.out_channels // part.groups) * inner
-        moved = graph.kept(("windows", node), lambda: _windows(part, graph.values[source])).index_select(0, row)
+        moved = graph.kept(("windows", node), lambda: windows(part, graph.values[source])).index_select(0, row)
     elif isinstance(part, nn.Linear):
         columns = graph.kept(("columns", node), lambda: graph.values[source].t().contiguous())
         moved = columns.index_select(0, index % part.in_features)
@@ -60,7 +58,7 @@ def one_channel(
     return Difference((moved * amounts[:, None]).view(shape), channel)
 
 
-def _windows(part: nn.Conv2d, x: Tensor) -> Tensor:
+def windows(part: nn.Conv2d, x: Tensor) -> Tensor:
     """[channels x kernel, batch x pixels]: what each weight of one output channel is multiplied by."""
     padding: Any = part.padding
     if isinstance(padding, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from blackbox.errors import UserError
+from blackbox.parameters import Parameters
 
-_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_SIZES = {"size", "dim", "numel", "shape", "ndim", "dtype", "device"}
 _OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 
 
@@ -28,6 +31,7 @@ class Graph:
         values: each node's value on the batch that ``run`` was given.
         module: as given.
         modules: its parts by name.
+        sizes: nodes that give sizes or types and the like, which no change of values changes.
         folded: batch norms that scale the output of a convolution or linear layer which nobody else reads.
 
     Raises:
@@ -44,6 +48,8 @@ class Graph:
         self.place = {node: i for i, node in enumerate(self.nodes)}
         self.last_use = {node: max((self.place[user] for user in node.users), default=-1) for node in self.nodes}
         self.values: dict[fx.Node, Any] = {}
+        self.sizes: set[fx.Node] = set()
+        self.sizes.update(node for node in self.nodes if self._of_sizes(node))  # in turn: each may read those before
         self.folded = {node for node in self.nodes if self._folds(node)}
         self.module = module
         self._kept: dict[Any, Any] = {}
@@ -52,8 +58,32 @@ class Graph:
         """The part of the module that a node calls."""
         return self.modules[str(node.target)] if node.op == "call_module" else None
 
+    def smooth(self) -> set[fx.Node]:
+        """Nodes whose differences can be carried on: they and all that depends on them are tensors of real numbers."""
+        found: set[fx.Node] = set()
+        for node in reversed(self.nodes):
+            value = self.values[node]
+            real = isinstance(value, Tensor) and value.is_floating_point()
+            if real and all(user in found or user in self.sizes for user in node.users):
+                found.add(node)
+        return found
+
+    def norm_after(self, node: fx.Node) -> fx.Node | None:
+        """The batch norm that scales a layer's channels, if it alone reads them.
+
+        After a linear layer on sequences it scales positions.
+        """
+        (user,) = node.users if len(node.users) == 1 else (None,)
+        return user if user in self.folded and self.values[node].ndim in (2, 4) else None
+
+    def _of_sizes(self, node: fx.Node) -> bool:
+        if node.op == "call_method" or node.target is getattr:
+            return (node.target if node.op == "call_method" else node.args[1]) in _SIZES
+        sources = node.all_input_nodes
+        return node.op == "call_function" and bool(sources) and self.sizes.issuperset(sources)
+
     def _folds(self, node: fx.Node) -> bool:
-        if not isinstance(self.part(node), _BATCH_NORM):
+        if not isinstance(self.part(node), BATCH_NORMS):
             return False
         (source,) = node.all_input_nodes
         return isinstance(self.part(source), nn.Conv2d | nn.Linear) and len(source.users) == 1
@@ -66,7 +96,7 @@ class Graph:
             UserError: a batch norm is in train mode, or has no running statistics.
         """
         for name, part in self.modules.items():
-            if isinstance(part, _BATCH_NORM) and (part.training or part.running_var is None):
+            if isinstance(part, BATCH_NORMS) and (part.training or part.running_var is None):
                 what = "in train mode" if part.training else "without running statistics"
                 raise UserError(
                     f"'{name}' is a batch norm {what}: there one image's value depends on the others, so no "
@@ -116,3 +146,23 @@ class Graph:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+
+def owners(graph: Graph, parameters: Parameters) -> dict[str, tuple[fx.Node, str] | None]:
+    """The node that reads each tensor and what its layer calls it; None for one that isn't read there alone, once."""
+    names = {tensor.data_ptr(): name for name, tensor in parameters.raw.items()}
+    there = [
+        (names[tensor.data_ptr()], path, attribute)
+        for path, part in graph.modules.items()
+        for attribute, tensor in part._parameters.items()
+        if tensor is not None and tensor.data_ptr() in names
+    ]
+    times = Counter(name for name, _, _ in there)
+    read = [graph.values[node] for node in graph.nodes if node.op == "get_attr"]  # outside its layer
+    times.update(names[one.data_ptr()] for one in read if isinstance(one, Tensor) and one.data_ptr() in names)
+    found: dict[str, tuple[fx.Node, str] | None] = dict.fromkeys(parameters.raw)
+    for name, path, attribute in there:
+        nodes = [node for node in graph.nodes if node.op == "call_module" and node.target == path]
+        if len(nodes) == 1 and times[name] == 1:
+            found[name] = nodes[0], attribute
+    return found
