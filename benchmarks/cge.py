@@ -214,6 +214,20 @@ def by_nodes(objective: Images, name: str, turns: int) -> dict[str, float]:
     }
 
 
+def stage_by_nodes(objective: Images, stage: str) -> dict[str, float]:
+    """All weights of a stage by nodes, or by coordinates where they are fewer: questions, processor seconds, cosine."""
+    parameters, exact, nodes = Parameters.from_module(objective.module), autograd(objective), NodeAccess()
+    specs = [spec for name, spec in parameters.layout.by_name.items() if name.startswith(stage)]
+    index = torch.cat([torch.arange(spec.offset, spec.offset + spec.numel) for spec in specs])
+    began = time.process_time()
+    found, _ = nodes.derivatives(objective, ALL_DATA, parameters, index, EPSILON)
+    return {
+        "seconds": time.process_time() - began,
+        "queries": 1 + nodes.asked(objective, ALL_DATA, parameters, index).evaluations,
+        "cosine": float(torch.cosine_similarity(found, exact[index], dim=0)),
+    }
+
+
 def main() -> None:
     """Run it."""
     parser = arguments(__doc__ or "")
@@ -251,6 +265,13 @@ def main() -> None:
         f"{nodes['cosine']:.5f}, with coordinates {nodes['cosine_with_coordinates']:.5f}; all weights by nodes or "
         f"coordinates, whichever are fewer: {nodes['queries_of_all_weights']:.0f} queries"
     )
+    whole: dict[str, float] = {}
+    if not given.quick:
+        stage = stage_by_nodes(objective, "layer3")
+        print(
+            f"layer3 by nodes: {stage['queries']:.0f} queries, {stage['seconds']:.1f} s, cosine {stage['cosine']:.5f}"
+        )
+        whole = {"node_speedup_last_stage": last["block reuse"] / stage["seconds"]}
     finish(
         {
             "cosine_with_autograd": min(small["cosine"], found["cosine"]["exact"]),
@@ -259,6 +280,7 @@ def main() -> None:
             "bfloat16_cosine": found["cosine"]["bfloat16"],
             "bfloat16_speedup": total["block reuse"] / total["bfloat16"],
             "bfloat16_speedup_last_stage": last["block reuse"] / last["bfloat16"],
+            **whole,
             "node_queries": nodes["queries"],
             "node_cosine": nodes["cosine"],
             "node_cosine_with_coordinates": nodes["cosine_with_coordinates"],

