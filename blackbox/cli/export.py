@@ -102,7 +102,7 @@ def _log(config: Config, path: Path) -> None:
     found.save(path)
     typer.echo(f"{path}: {len(found.steps)} steps as seeds and scalars, {size(path)}")
     if not found.head["exact"]:
-        typer.echo("The tensors were displaced in place: what is rebuilt differs from them by rounding.")
+        typer.echo("The tensors were displaced in place or steps held in factors: what is rebuilt differs by rounding.")
     if found.head["ends"] is None:
         typer.echo("There is no checkpoint of the last step: what is rebuilt can't be compared with it.")
 

@@ -61,7 +61,7 @@ def _log(path: Path, out: Path | None) -> bool:
     here = settings_of(None, parameters)
     changed = [key for key, value in here.items() if log.head["settings"].get(key, value) != value]
     why = f"{', '.join(changed)} differ" if changed else "no setting that is known of differs"
-    exact = "" if log.head["exact"] else " The run displaced its tensors in place, which rounds."
+    exact = "" if log.head["exact"] else " It displaced tensors in place or held steps in factors: both round."
     typer.echo(f"Not the same: {why}.{exact}")
     return False
 

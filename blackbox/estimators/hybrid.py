@@ -25,6 +25,7 @@ from blackbox.estimators.two_point import CentralDifference
 from blackbox.feedback import Answers, Feedback, Gradients
 from blackbox.layout import Layout
 from blackbox.noise import Blockwise, Law, Rademacher
+from blackbox.patterns import checked
 from blackbox.probe import Payload
 
 GRADIENT = "gradient"
@@ -56,7 +57,9 @@ class Hybrid(Estimator):
             raise UserError('first_order is a list of regular expressions, such as ["lm_head", "layers.11"].')
         if not scale > 0:
             raise UserError(f"scale must be positive, not {scale}.")
-        self.first_order = tuple(first_order)
+        self.first_order = checked(first_order, "first_order")
+        if any(re.match(r"\(\?[a-zA-Z]+\)", pattern) for pattern in first_order):
+            raise UserError("first_order: flags for a whole pattern don't go here; write (?i:lm_head).")
         others = "^(?!.*(?:" + "|".join(f"(?:{pattern})" for pattern in first_order) + "))"
         self.noise: Law = Blockwise(noise if noise is not None else Rademacher(), [others])
         self.stencil = CentralDifference(self.noise, epsilon, probes)

@@ -16,6 +16,7 @@ from torch import Tensor
 from blackbox.errors import UserError
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
+from blackbox.patterns import checked
 from blackbox.seeds import sharing_seeds
 
 
@@ -46,7 +47,7 @@ class Blockwise(Law):
                 f"{type(over).__name__} keeps something from step to step, and so do blocks; leave out one."
             )
         self.over = over
-        self.blocks = tuple(blocks)
+        self.blocks = checked(blocks, "blocks")
         self.period = period
 
     def __eq__(self, other: object) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from blackbox.errors import UserError
 from blackbox.layout import Layout, TensorSpec
 from blackbox.noise.base import Law
+from blackbox.patterns import checked
 
 
 class Scaled(Law):
@@ -35,6 +36,7 @@ class Scaled(Law):
                 f"{type(over).__name__} is normalised over all tensors and cannot be scaled by tensor; "
                 "use gaussian or rademacher."
             )
+        checked(factors, "factors")
         for pattern, factor in factors.items():
             if not factor > 0:
                 raise UserError(f"The factor of '{pattern}' must be positive, not {factor}.")

@@ -11,6 +11,7 @@ from blackbox.errors import UserError
 from blackbox.estimators.base import Estimate, Round
 from blackbox.optimizers.schedules import Schedule, Shape
 from blackbox.parameters import Parameters
+from blackbox.patterns import checked
 
 NO_DECAY = (r"(^|\.)bias$", r"norm", r"(^|\.)ln_", r"layer_?norm")
 """Names that weight decay leaves alone by default (matched without case)."""
@@ -40,7 +41,7 @@ class Optimizer(ABC):
         self.lr = lr
         self.schedule = schedule if isinstance(schedule, Schedule) else Schedule(schedule or "linear")
         self.weight_decay = weight_decay
-        self.no_decay = tuple(no_decay)
+        self.no_decay = checked(no_decay, "no_decay")
 
     def check(self, parameters: Parameters) -> None:
         """Called before the first step; raises UserError for parameters that it can't move."""

@@ -57,7 +57,7 @@ class Course:
         return self.parameters.flat()
 
 
-def written_out(steps: int, probes: int, over: Law, largest: bool = False) -> tuple[Tensor, int]:
+def written_out(steps: int, probes: int, over: Law, largest: bool = False, decay: float = 0.0) -> tuple[Tensor, int]:
     """Sparse-MeZO with dense vectors: where it ends, and how many elements were in some mask but not in all."""
     objective = TinyObjective()
     parameters = Parameters.from_module(objective.module)
@@ -79,7 +79,7 @@ def written_out(steps: int, probes: int, over: Law, largest: bool = False) -> tu
             z = torch.cat([over.sample((seed,), s, 0, s.numel)[0] for s in specs]).double() * mask
             slope = (value(objective, theta + EPSILON * z) - value(objective, theta - EPSILON * z)) / (2 * EPSILON)
             move += slope * z / probes
-        place(parameters, theta - LR * move)
+        place(parameters, theta * (1 - LR * decay) - LR * move)
     return parameters.flat(), int((some & ~every).sum())
 
 
@@ -104,6 +104,15 @@ def test_steps_are_the_papers_in_every_execution(execution: type[Execution], pro
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     once = Course(execution(), Sparse(Rademacher(), density=0.4, keep="smallest"), probes).steps(8)
     assert (once - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("execution", [WriteFree, InPlace, LowRankForward])
+def test_decay_comes_after_the_mask_is_taken(execution: type[Execution]) -> None:
+    """The step shrinks the weights, so a mask taken of shrunk ones would keep more of them."""
+    expected, _ = written_out(6, 2, Rademacher(), decay=0.5)
+    optimizer = SGD(LR, Schedule("constant"), weight_decay=0.5, no_decay=())
+    found = Course(execution(), sparse(), 2, optimizer=optimizer).steps(6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 def test_the_largest_and_other_laws() -> None:

@@ -1,0 +1,29 @@
+"""A pattern that is no regular expression is refused where it is given, by its key."""
+
+import pytest
+
+from blackbox.errors import UserError
+from blackbox.estimators import Hybrid
+from blackbox.noise import Blockwise, Gaussian, Scaled
+from blackbox.optimizers import SGD
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: Scaled(Gaussian(), {"layers.(": 2.0}), "factors"),
+        (lambda: Blockwise(Gaussian(), ["layers.("]), "blocks"),
+        (lambda: SGD(0.1, no_decay=["layers.("]), "no_decay"),
+        (lambda: Hybrid(["layers.("]), "first_order"),
+    ],
+    ids=["scaled", "blockwise", "no_decay", "hybrid"],
+)
+def test_a_malformed_pattern_is_refused(make, key):
+    with pytest.raises(UserError, match=rf"{key}: 'layers.\(' is no regular expression"):
+        make()
+
+
+def test_flags_of_a_whole_pattern_are_refused_where_patterns_are_joined():
+    with pytest.raises(UserError, match=r"\(\?i:lm_head\)"):
+        Hybrid(["(?i)lm_head"])
+    Hybrid(["(?i:lm_head)"])
