@@ -136,6 +136,9 @@ MODELS = {
     "tiny": {"type": "llm-classification", "model": "tiny", "data": "tiny"},
 }
 
+RATES = {"minilm": 5.0}
+"""Plain rates of a model over those of the scheme."""
+
 
 def filled(blocks: Any, quantities: Mapping[str, Any]) -> Any:
     """The blocks with their quantities put in."""
@@ -246,7 +249,8 @@ def parsed() -> Any:
 def runs(cell: Cell, seeds: int, options: Any) -> list[RunRecord]:
     """The runs that a figure comes from, at the chosen rate."""
     method, scheme = METHODS[cell.method], SCHEMES[cell.scheme]
-    base = method.factor * (scheme.adaptive_rate if method.adaptive else scheme.rate)
+    plain = scheme.rate * RATES.get(cell.model, 1.0)
+    base = method.factor * (scheme.adaptive_rate if method.adaptive else plain)
     if options.quick:
         chosen = base
     else:

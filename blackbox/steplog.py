@@ -40,6 +40,9 @@ SCHEMA = 1
 KEPT = ("problem", "estimator", "variance_reduction", "strategy", "optimizer")
 """Blocks of a configuration that a log holds: where the run starts and how it steps. Who judged is of no matter."""
 
+HEAD = frozenset({"steps", "config", "seed", "tensors", "settings", "exact", "begins", "ends"})
+"""What the first line of a log says, besides its kind and schema."""
+
 
 @dataclass(frozen=True)
 class StepLog:
@@ -73,6 +76,9 @@ class StepLog:
             raise UserError(f"{path} is no log of steps; `blackbox export RUN --log` writes one.")
         if head.get("schema") != SCHEMA:
             raise UserError(f"{path} has schema {head.get('schema')}; this version of blackbox reads {SCHEMA}.")
+        missing = sorted(HEAD - set(head))
+        if missing:
+            raise UserError(f"{path} is damaged: its first line has no {', '.join(missing)}.")
         if len(lines) != head["steps"] + 1:
             raise UserError(f"{path} is cut off: it has {len(lines) - 1} of {head['steps']} steps.")
         return cls(head, lines[1:])

@@ -234,6 +234,8 @@ def test_wrong_logs_are_told_in_words(capsys: Any) -> None:
         1,
         "12 steps made again in 0.0 s Not the same: no setting that is known of differs.",
     )
+    code, words = replayed(lambda lines: lines[0].pop("seed"))
+    assert (code, "damaged: its first line has no seed" in words) == (2, True)
     code, words = replayed(lambda lines: lines.pop())
     assert (code, "cut off: it has 11 of 12 steps" in words) == (2, True)
     code, words = replayed(lambda lines: lines[0].update(schema=9))
