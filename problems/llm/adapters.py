@@ -68,7 +68,10 @@ def load_adapter(model: nn.Module, folder: str, scheme: str) -> nn.Module:
     path = Path(folder).expanduser()
     if not (path / CONFIG).is_file():
         raise UserError(f"adapter: {path} is no folder that peft wrote: it has no {CONFIG}")
-    kind = KINDS.get(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("peft_type", ""))
+    try:
+        kind = KINDS.get(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("peft_type", ""))
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"adapter: {path / CONFIG} is damaged ({error})") from error
     if kind != scheme:
         raise UserError(f"adapter: {path} holds {kind or 'another kind of adapter'}, but tuning is {scheme!r}")
     try:

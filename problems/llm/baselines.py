@@ -81,6 +81,8 @@ def linear_probe(
 
     if not isinstance(problem, Classification) or isinstance(problem, Choice) or problem.kind != "causal":
         raise UserError("linear-probe is for llm-classification: it needs labels, and reads where a prompt ends")
+    if not strength > 0:
+        raise UserError(f"strength must be positive, not {strength}")
     memory, started = PeakMemory(problem.device), time.perf_counter()
     chosen = _drawn(problem, examples, random.Random(seed))
     labels = problem.labels("train")[chosen]
@@ -162,6 +164,8 @@ def _train(
     seed: int,
     split: str,
 ) -> dict[str, float]:
+    if epochs < 1 or batch_size < 1:
+        raise UserError(f"epochs and batch_size are at least 1, not {epochs} and {batch_size}")
     memory, started = PeakMemory(problem.device), time.perf_counter()
     generator = random.Random(seed)
     pool = _drawn(problem, examples, generator)

@@ -88,7 +88,7 @@ class Classification(TextProblem):
         `median_accuracy` puts the threshold at the median of the scores, which takes away a bias
         towards one answer without using a label.
         """
-        return self._with_reward(self.summary(self.scores(split, limit, before), split), split, limit)
+        return self._with_reward(self.summary(self.scores(split, limit, before), split), split, limit, before)
 
     def summary(self, scores: np.ndarray[Any, Any], split: str) -> dict[str, float]:
         """Metrics of scores `[n, options]` of a split's first examples."""
@@ -113,9 +113,11 @@ class Classification(TextProblem):
             )
         return rows
 
-    def completions(self, split: str, indices: Sequence[int], copies: int = 1) -> list[list[str]]:
+    def completions(
+        self, split: str, indices: Sequence[int], copies: int = 1, before: Sequence[Sequence[int]] = ()
+    ) -> list[list[str]]:
         """The answers of the highest score, a list for each copy of the batch."""
-        prepared = self._batches(split, indices)
+        prepared = self._batches(split, indices, before)
         chosen = [self._scores(batch, copies).argmax(-1).view(copies, -1) for batch in prepared.parts]
         places = torch.cat(chosen, 1)[:, prepared.restore].tolist()
         return [[self._answers(split, i)[place] for i, place in zip(indices, row, strict=True)] for row in places]

@@ -101,8 +101,8 @@ def finetune(
     if optimizer is not None and lr is not None:
         raise UserError("lr: given beside an optimizer, which has its own")
     scheme, parameters = str(tuning), problem.parameters()
-    estimator = estimator or CentralDifference(Rademacher(), epsilon or EPSILON.get(scheme, 1e-3))
-    optimizer = optimizer or SGD(lr or _rule_of_thumb(scheme, parameters.dimension))
+    estimator = estimator or CentralDifference(Rademacher(), EPSILON.get(scheme, 1e-3) if epsilon is None else epsilon)
+    optimizer = optimizer or SGD(_rule_of_thumb(scheme, parameters.dimension) if lr is None else lr)
     strategy, oracle = GradientStrategy(estimator, optimizer), ObjectiveOracle(problem, execution)
     hooks: list[Hook] = []
     with ExitStack() as stack:

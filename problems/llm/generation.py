@@ -75,7 +75,7 @@ class Generation(TextProblem):
         found = {"examples": float(len(indices)), "cross_entropy": float(torch.cat(parts).double().mean())}
         for name, measure in MEASURES.items():
             found[name] = float(np.mean(self._measured(measure, split, indices, texts)))
-        return self._with_reward(found, split, limit)
+        return self._with_reward(found, split, limit, before)
 
     def samples(self, count: int = 6, split: str = "test") -> list[Mapping[str, Any]]:
         """The split's first prompts with the text that is right and the text that is generated."""

@@ -169,7 +169,9 @@ class TextProblem(OfLanguageModel, ModuleProblem):
         """Cross-entropies with their graph, per micro-batch: to backpropagate through."""
 
     @abstractmethod
-    def completions(self, split: str, indices: Sequence[int], copies: int = 1) -> list[list[str]]:
+    def completions(
+        self, split: str, indices: Sequence[int], copies: int = 1, before: Sequence[Sequence[int]] = ()
+    ) -> list[list[str]]:
         """What the model answers to these examples, a list for each copy of the batch."""
 
     def values(self, context: Context) -> Tensor:
@@ -217,17 +219,21 @@ class TextProblem(OfLanguageModel, ModuleProblem):
         indices = self.indices(context)
         return {"examples": len(indices), "tokens": int(self._cost[np.asarray(indices)].sum())}
 
-    def _rewards(self, split: str, indices: Sequence[int], copies: int = 1) -> list[list[float]]:
+    def _rewards(
+        self, split: str, indices: Sequence[int], copies: int = 1, before: Sequence[Sequence[int]] = ()
+    ) -> list[list[float]]:
         assert self.reward is not None
         examples = [self._split(split)[i] for i in indices]
         prompts = [self.encoder.text(example.fields) for example in examples]
         rows = [example.row for example in examples]
-        return [self.reward(prompts, found, rows) for found in self.completions(split, indices, copies)]
+        return [self.reward(prompts, found, rows) for found in self.completions(split, indices, copies, before)]
 
-    def _with_reward(self, found: dict[str, float], split: str, limit: int | None) -> dict[str, float]:
+    def _with_reward(
+        self, found: dict[str, float], split: str, limit: int | None, before: Sequence[Sequence[int]]
+    ) -> dict[str, float]:
         """Metrics, and the mean reward where the objective is one."""
         if self.reward is not None:
-            (rewards,) = self._rewards(split, range(len(self._split(split)[:limit])))
+            (rewards,) = self._rewards(split, range(len(self._split(split)[:limit])), before=before)
             found["reward"] = float(np.mean(rewards))
         return found
 

@@ -95,7 +95,7 @@ class DenoiserWeights(ModuleProblem):
         self.stability = Stability(task, box, self.train_images)
         first = denoiser_of(denoiser, self.train_images.shape[1], depth, channels, derive_seed(seed, "denoiser"))
         some = self.train_images[:MEASURED]
-        with torch.random.fork_rng(devices=[]):  # a denoiser of one's own may draw in train mode
+        with torch.random.fork_rng():  # a denoiser of one's own may draw in train mode
             torch.manual_seed(derive_seed(seed, "draws"))
             measure_norms(first, some + sigma * noise(some, seed, "norms"))
         self.module: nn.Module = first

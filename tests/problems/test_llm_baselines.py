@@ -84,6 +84,29 @@ def test_in_context_changes_the_answers_and_nothing_else(build: Any) -> None:
         baselines.in_context(problem, demonstrations=0)
 
 
+def test_a_reward_sees_the_completions_that_demonstrations_make() -> None:
+    seen: list[list[str]] = []
+
+    def reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        seen.append(completions)
+        return [float(len(text)) for text in completions]
+
+    problem = tiny(objective=reward)
+    before = problem.demonstrations(6, seed=3)
+    problem.metrics("test", 80, before)
+    scores = problem.scores("test", 80, before)
+    plain = problem.scores("test", 80)
+    answers = [problem.prompt.answers[place] for place in scores.argmax(1)]
+    assert [text.strip() for text in seen[0]] == [answer.strip() for answer in answers]
+    assert (scores.argmax(1) != plain.argmax(1)).any()
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}])
+def test_backpropagation_needs_an_epoch_and_an_example(wrong: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        baselines.adamw(tiny(), **wrong)
+
+
 def test_the_probe_is_a_logistic_regression_on_hidden_states() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler

@@ -214,3 +214,9 @@ def test_blackbox_imports_no_problem_before_it_is_asked() -> None:
 
     checks = "assert 'finetune' in dir(blackbox); assert not any(m.startswith('problems') for m in sys.modules)"
     subprocess.run([sys.executable, "-c", f"import sys, blackbox; {checks}"], check=True)
+
+
+def test_a_rate_of_nothing_is_refused_rather_than_replaced() -> None:
+    for wrong in ({"lr": 0.0}, {"epsilon": 0.0}):
+        with pytest.raises(UserError, match="positive"):
+            blackbox.finetune(tiny_model(), tiny_tokenizer(), labelled(), queries=8, **LABELLED, **wrong)
