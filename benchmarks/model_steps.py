@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from blackbox.estimators import CentralDifference
 from blackbox.execution import Execution
+from blackbox.feedback import Failed
 from blackbox.noise import Law
 from blackbox.optimizers import SGD
 from blackbox.parameters import Parameters
@@ -73,6 +74,8 @@ def ours(problem: FixedBatch, execution: Execution, law: Law, probes: int = 1) -
     def step() -> None:
         oracle.submit(session.ask(), parameters)
         for feedback in oracle.poll():
+            if isinstance(feedback, Failed):
+                raise RuntimeError(feedback.reason)
             session.tell(feedback)
         session.advance()
 

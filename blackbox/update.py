@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,16 @@ class Update:
         if len(terms) == 1 and isinstance(terms[0], SeedTerms) and len(terms[0].seeds) == 1:
             return terms[0].law, (int(terms[0].seeds[0]), float(terms[0].weights[0]))
         return None
+
+    @cached_property
+    def moving(self) -> tuple[list[Term], ...]:
+        """(seed, weight) of the seeds that move something, by term of the direction; none of other kinds of terms."""
+        return tuple(
+            [pair for pair in zip(term.seeds.tolist(), term.weights.tolist(), strict=True) if pair[1] != 0.0]
+            if isinstance(term, SeedTerms)
+            else []
+            for term in self.direction.terms
+        )
 
     @property
     def kept(self) -> tuple[Law, int] | None:
@@ -93,15 +104,12 @@ def move_tensor(flat: Tensor, spec: TensorSpec, update: Update, parameters: Para
 
 
 def _add(flat: Tensor, spec: TensorSpec, update: Update, parameters: Parameters, decay: float) -> None:
-    for term in update.direction.terms:
+    for term, moving in zip(update.direction.terms, update.moving, strict=True):
         match term:
             case SeedTerms():
-                displacer = parameters.displacer(term.law)
-                moving = list(zip(term.seeds.tolist(), term.weights.tolist(), strict=True))
-                if not term.weights.all():
-                    moving = [(seed, weight) for seed, weight in moving if weight != 0.0]
                 if not moving:
                     continue
+                displacer = parameters.displacer(term.law)
                 displacer.displace(flat, flat, spec, displacer.terms(moving), decay)
             case CoordinateTerms() if term.tensor == spec.name:
                 index = torch.from_numpy(term.indices).to(flat.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from blackbox.direction import CoordinateTerms, Direction, SeedTerms, dense
 from blackbox.errors import UserError
 from blackbox.layout import TensorSpec
-from blackbox.noise import Gaussian, Law, Rademacher, Sphere
+from blackbox.noise import Gaussian, Law, Rademacher, Sphere, rounding
 from blackbox.noise.rounding import round_stochastically
 from blackbox.parameters import Parameters, Update, canonical
 from blackbox.testing.generators import seeded
@@ -406,6 +406,21 @@ def test_rounding_is_reproducible_and_seeded() -> None:
     first, again, other = (round_stochastically(x, seed, SPEC) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert abs(float((first == other).float().mean()) - 0.5) < 4.5 * 0.5 / SPEC.numel**0.5
+
+
+@pytest.mark.parametrize("numel", [1 << 14, 50_001, 50_004])
+def test_the_kernel_rounds_as_the_plain_path_does(numel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, x = TensorSpec("w", (numel,), 0, numel), torch.linspace(-3, 3, numel)
+    fused = round_stochastically(x, 3, spec)
+    monkeypatch.setattr(rounding, "compiler_works", lambda device_type: False)
+    assert torch.equal(fused, round_stochastically(x, 3, spec))
+
+
+def test_elements_that_share_a_hash_are_rounded_independently() -> None:
+    x = torch.full((SPEC.numel,), 1 + 2.0**-8)
+    up = (round_stochastically(x, 3, SPEC).float() > 1).view(4, -1).double()
+    correlation = torch.corrcoef(up) - torch.eye(4)
+    assert correlation.abs().max() < 4.5 / up.shape[1] ** 0.5
 
 
 def test_tiny_updates_survive_in_bfloat16_on_average() -> None:

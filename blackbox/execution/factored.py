@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from blackbox.execution.displaced import Displaced, Forward, NotStackable, Owner, Scratch
 from blackbox.execution.held import Held
 from blackbox.layout import TensorSpec
-from blackbox.noise.fused import Term
+from blackbox.noise.fused import FUSE_FROM, Term
 from blackbox.noise.low_rank import low_rank_of
+from blackbox.noise.thin import project, spread
 from blackbox.parameters import Parameters
 
 
@@ -44,12 +45,16 @@ class Factored(Displaced):
             parameters.pending = pending
         self.copies: list[list[Term]] | None = None
         self.held = held
+        self._made: tuple[Any, Tensor] | None = None  # the last coefficients, and what they are of
 
     def _wrapped(self, owner: Owner, forward: Forward) -> Forward:
         module, single = owner.module, super()._wrapped(owner, forward)
 
         def any_module(*args: Any, **kwargs: Any) -> Any:
             return single(*args, **kwargs) if self.copies is None else self._in_copies(single, args, kwargs)
+
+        def norm(x: Tensor) -> Any:
+            return single(x) if self.copies is None else self._norm_in_copies(owner, forward, x)
 
         def linear(input: Tensor) -> Tensor:
             found: Tensor = self._linear_factored(owner, input) if self._in_factors else any_module(input)
@@ -63,6 +68,8 @@ class Factored(Displaced):
             return linear
         if type(module) is nn.Embedding and module.max_norm is None:
             return embedding
+        if type(module).__name__.endswith("RMSNorm") and [name for name, _ in owner.weights] == ["weight"]:
+            return norm
         return any_module
 
     @property
@@ -78,22 +85,33 @@ class Factored(Displaced):
     def _linear_factored(self, owner: Owner, x: Tensor) -> Tensor:
         module, tuned = owner.module, dict(owner.weights)
         self._pay_all(owner)
-        own_bias = tuned.get("bias")
         weight: Tensor = module.weight  # type: ignore[assignment]
-        self._allow(owner, True)
-        y = nn.functional.linear(x, weight, module.bias if own_bias is None else None)  # type: ignore[arg-type]
-        self._allow(owner, False)
-        parts = _by_copy(y, len(self._terms))
+        bias: Tensor | None = module.bias  # type: ignore[assignment]
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(kind))
+        if "weight" not in tuned:
+            self._allow(owner, True)
+            y = nn.functional.linear(x, weight, None if "bias" in tuned else bias)
+            self._allow(owner, False)
+            parts = _by_copy(y, len(self._terms))
+        else:
+            # The columns first and the product added to them: the other way round the columns take one more pass.
+            with self._unwatched():
+                parts = self._columns(_by_copy(x, len(self._terms)), tuned["weight"])
+                if bias is not None and "bias" not in tuned:
+                    parts += bias.to(x.dtype)
+            self._allow(owner, True)
+            parts.view(-1, len(weight)).addmm_(x.reshape(-1, x.shape[-1]), weight.to(x.dtype).t())
+            self._allow(owner, False)
         with self._unwatched():
-            if "weight" in tuned:
-                self._add_columns(parts, _by_copy(x, len(self._terms)).to(y.dtype), tuned["weight"])
-            if own_bias is not None:
-                raw = self._parameters.raw[own_bias.name]
+            if "bias" in tuned:
+                raw = self._parameters.raw[tuned["bias"].name]
                 if self.held is not None:
-                    raw = self._weight(own_bias)
-                biases = [self._small_displaced(raw, own_bias, terms) for terms in self._terms]
-                parts = parts + torch.stack(biases)[:, None].to(y.dtype)
-        return parts.view(y.shape)
+                    raw = self._weight(tuned["bias"])
+                biases = [self._small_displaced(raw, tuned["bias"], terms) for terms in self._terms]
+                parts = parts + torch.stack(biases)[:, None].to(x.dtype)
+        return parts.view(*x.shape[:-1], -1)
 
     def _embedding_factored(self, owner: Owner, forward: Forward, tokens: Tensor) -> Tensor:
         ((_, spec),) = owner.weights
@@ -113,37 +131,45 @@ class Factored(Displaced):
             rows = left[torch.arange(count, device=ids.device)[:, None], ids]
             return (parts + torch.bmm(rows, right.mT)).to(y.dtype).view(y.shape)
 
-    def _add_columns(self, parts: Tensor, x: Tensor, spec: TensorSpec) -> None:
-        """parts += c (x R) L^T, each copy with its own c, R and L; [copies, rows, m] and [copies, rows, n]."""
+    def _columns(self, x: Tensor, spec: TensorSpec) -> Tensor:
+        """c (x R) L^T, each copy with its own c, R and L: [copies, rows, n] -> [copies, rows, m]."""
         if self.held is not None:
-            self._add_held(parts, x, spec, self.held)
-            return
-        one, *others = [[seed for seed, _ in terms] for terms in self._terms]
-        if one and all(seeds == one for seeds in others):  # a pair, say: two products rather than two for each copy
-            assert self.displacer is not None
-            left, right = (_side_by_side(f, len(one))[0] for f in self.displacer.factors(one, spec, x.device))
-            weights = torch.tensor([[c for _, c in terms] for terms in self._terms], dtype=x.dtype, device=x.device)
-            weights = weights.repeat_interleave(right.shape[1] // len(one), 1)
-            columns = (x.flatten(0, 1) @ right.to(x.dtype)).view(*x.shape[:2], -1) * weights[:, None]
-            parts.view(-1, parts.shape[-1]).addmm_(columns.flatten(0, 1), left.to(x.dtype).t())
-        else:
+            return self._held_columns(x, spec, self.held)
+        seeds = [[seed for seed, _ in terms] for terms in self._terms]
+        length = _equal_runs(seeds)
+        if not length:
             left, right = self._factors(spec, x.dtype)
-            parts.baddbmm_(torch.bmm(x, right), left.mT)
+            return spread(project(x, right), left)
+        # A pair, say: two products rather than two for each copy.
+        assert self.displacer is not None
+        runs, width = seeds[::length], len(seeds[0])
+        left, right = (
+            _side_by_side(factor.to(x.dtype), width)
+            for factor in self.displacer.factors([seed for run in runs for seed in run], spec, x.device)
+        )
+        u = project(x.reshape(len(runs), -1, x.shape[-1]), right).view(*x.shape[:2], -1)
+        u = u * self._coefficients(u.shape[-1] // width, x)
+        return spread(u.view(len(runs), -1, u.shape[-1]), left).view(*x.shape[:2], -1)
 
-    def _add_held(self, parts: Tensor, x: Tensor, spec: TensorSpec, held: Held) -> None:
-        """parts += (x R) (S + c L)^T: all share R."""
-        projected = x.flatten(0, 1) @ held.right(spec, self._parameters).to(x.dtype)
+    def _coefficients(self, rank: int, x: Tensor) -> Tensor:
+        """c of each copy's terms, each for so many columns: [copies, 1, terms * rank], as x is."""
+        key = (tuple(tuple(c for _, c in terms) for terms in self._terms), rank, x.dtype)
+        if self._made is None or self._made[0] != key:
+            made = torch.tensor(key[0], dtype=x.dtype, device=x.device)[:, None].repeat_interleave(rank, 2)
+            self._made = key, made
+        return self._made[1]
+
+    def _held_columns(self, x: Tensor, spec: TensorSpec, held: Held) -> Tensor:
+        """(x R) (S + c L)^T: all share R."""
+        projected = project(x, held.right(spec, self._parameters).to(x.dtype)[None])
         one, *others = [[seed for seed, _ in terms] for terms in self._terms]
-        if len(one) == 1 and all(seeds == one for seeds in others):  # a pair: S and L side by side
-            assert self.displacer is not None
-            left = self.displacer.factors(one, spec, x.device)[0][0]
-            weights = torch.tensor([terms[0][1] for terms in self._terms], dtype=x.dtype, device=x.device)
-            scaled = (projected.view(*x.shape[:2], -1) * weights[:, None, None]).flatten(0, 1)
-            both = torch.cat([held.left(spec), left], 1).to(x.dtype)
-            parts.view(-1, parts.shape[-1]).addmm_(torch.cat([projected, scaled], 1), both.t())
-        else:
-            left = self._held_left(spec, x.dtype, held)
-            parts.baddbmm_(projected.view(*x.shape[:2], -1), left.mT)
+        if len(one) != 1 or any(seeds != one for seeds in others):
+            return spread(projected, self._held_left(spec, x.dtype, held))
+        assert self.displacer is not None  # a pair: S and L side by side
+        left = self.displacer.factors(one, spec, x.device)[0][0]
+        scaled = projected * self._coefficients(1, x)
+        both = torch.cat([held.left(spec), left], 1).to(x.dtype)
+        return spread(torch.cat([projected, scaled], 2), both[None])
 
     def _held_left(self, spec: TensorSpec, dtype: torch.dtype, held: Held) -> Tensor:
         """S + c L of each copy, [copies, m, r]."""
@@ -199,10 +225,37 @@ class Factored(Displaced):
             raise NotStackable
         return torch.cat(outputs)
 
+    def _norm_in_copies(self, owner: Owner, forward: Forward, x: Tensor) -> Any:
+        """A norm that ends in a product with its weight [width]: one call, with the weight of each row's copy."""
+        assert self.copies is not None
+        ((_, spec),) = owner.weights
+        if x.ndim < 2 or len(x) % len(self.copies) or spec.numel >= FUSE_FROM:
+            raise NotStackable
+        self._pay_all(owner)
+        with self._unwatched():
+            theta = self._weight(spec)
+            each = torch.stack([self._small_displaced(theta, spec, terms) for terms in self.copies])
+            weight = each.repeat_interleave(len(x) // len(each), 0).view(len(x), *[1] * (x.ndim - 2), -1)
+        slots: dict[str, Any] = owner.module._parameters
+        original = slots["weight"]
+        try:
+            slots["weight"] = weight
+            return forward(x)
+        finally:
+            slots["weight"] = original
+
     def _pay_all(self, owner: Owner) -> None:
         with self._unwatched():
             for _, spec in owner.weights:
                 self._pay(spec)
+
+
+def _equal_runs(seeds: list[list[int]]) -> int:
+    """The length of runs of copies with the same seeds, if all runs are as long and all copies have as many; else 0."""
+    first = seeds[0]
+    length = next((i for i, some in enumerate(seeds) if some != first), len(seeds))
+    even = len(seeds) % length == 0 and all(some == seeds[i - i % length] for i, some in enumerate(seeds))
+    return length if first and even and all(len(some) == len(first) for some in seeds) else 0
 
 
 def _by_copy(value: Tensor, count: int) -> Tensor:

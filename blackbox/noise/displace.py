@@ -27,6 +27,7 @@ from blackbox.noise.base import Law, draw_together
 from blackbox.noise.fused import FUSE_FROM, Fused, Term
 from blackbox.noise.kernels import wide
 from blackbox.noise.low_rank import FactorNoise, low_rank_of
+from blackbox.noise.thin import add_product
 
 _CHUNK = 1 << 17
 KEPT = 1 << 20
@@ -160,13 +161,14 @@ class Displacer:
     def small(self, seed: int, spec: TensorSpec, device: torch.device) -> Tensor:
         """One seed's unscaled noise of a whole small tensor, float32 [numel]; not to be written to.
 
-        Drawn with that of all other small tensors by one hash call, and kept for the last few seeds.
+        Drawn with that of all other small tensors by one hash call, and kept for the last seeds, 4 at least.
         """
         if spec.name not in self._few:
             return self.law.sample((seed,), spec, 0, spec.numel, device)[0]
         drawn = self._few_drawn
         if (seed, device) not in drawn:
-            while len(drawn) > 3:
+            most = max(4, KEPT // sum(few.numel for few in self._few.values()))
+            while len(drawn) >= most:
                 del drawn[next(iter(drawn))]
             drawn[seed, device] = self.small_noise(seed, list(self._few.values()), device)
         return drawn[seed, device][spec.name]
@@ -215,7 +217,8 @@ class Displacer:
         law = low_rank_of(self.law)
         assert law is not None
         left, right = self._factors.of(law, seeds, spec, device)
-        return left * self.law.factor(spec), right
+        factor = self.law.factor(spec)
+        return left if factor == 1.0 else left * factor, right
 
     def _is_factored(self, base: Tensor, spec: TensorSpec) -> bool:
         """Whether z can be added as a product of thin matrices. In float64 that would show: elements are float32."""
@@ -231,9 +234,11 @@ class Displacer:
             weights = torch.tensor([c for _, c in part], device=base.device)
             left = (left * weights[:, None, None]).transpose(0, 1).flatten(1)
             right = right.transpose(0, 1).flatten(1)
-            into = out.view(spec.shape) if out.dtype == base.dtype else None
-            base, decay = torch.addmm(base.view(spec.shape), left, right.t(), beta=decay, out=into).view(-1), 1.0
-        if base.dtype != out.dtype:
+            sums = out if out.dtype == base.dtype else torch.empty_like(base)
+            into = sums.view(spec.shape)
+            add_product(into, into if base is sums else base.view(spec.shape), left, right, decay)
+            base, decay = sums, 1.0
+        if base is not out:
             out.copy_(base)
 
     def _displace_in_step(

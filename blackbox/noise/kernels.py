@@ -100,9 +100,9 @@ def kernel(law: Law, form: str, masked: bool = False) -> Callable[..., None]:
         compiled = variants.get(variant)
         if compiled is None:
             name = f"{form}{'_masked' if masked else ''}_{law.tag}_{len(variants)}"
-            compiled = variants[variant] = _compiled(forms[form], name)
-            _without_autocast(compiled, *_typical(tensors))
-        _without_autocast(compiled, *tensors)
+            compiled = variants[variant] = compiled_copy(forms[form], name)
+            without_autocast(compiled, *_typical(tensors))
+        without_autocast(compiled, *tensors)
 
     return call
 
@@ -114,7 +114,7 @@ def _kept(noise: Tensor, words: Tensor, first: int) -> Tensor:
     return torch.where((words & bit) != 0, noise, 0.0)
 
 
-def _compiled(function: Any, name: str) -> Callable[..., None]:
+def compiled_copy(function: Any, name: str) -> Callable[..., None]:
     """A compiled copy of a function that is told no more about its inputs than their dtypes and devices.
 
     The compiler's own checks at every call would take longer than the work on a small tensor; ``kernel`` keeps one
@@ -127,7 +127,7 @@ def _compiled(function: Any, name: str) -> Callable[..., None]:
     return compiled
 
 
-def _without_autocast(compiled: Callable[..., None], *tensors: Tensor) -> None:
+def without_autocast(compiled: Callable[..., None], *tensors: Tensor) -> None:
     """Call a kernel: it runs inside the user's forward too, and its code is made for autocast off."""
     kind = tensors[0].device.type
     if not torch.is_autocast_enabled(kind):

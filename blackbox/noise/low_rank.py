@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Literal
 
@@ -134,23 +134,26 @@ class LowRank(Law):
         self, drawn: dict[tuple[int, str], Tensor], seeds: Sequence[int], spec: TensorSpec, device: torch.device | str
     ) -> tuple[Tensor, Tensor]:
         """As ``factors``, from what ``drawn`` says is needed."""
-        core, left, right = _parts(spec, self._rank(spec))
+        rank = self._rank(spec)
+        core, left, right = _parts(spec, rank)
         lefts, rights = [], []
         for seed in seeds:
             kept = self._kept(seed)
             match self.core:
                 case "left":
-                    lefts.append(drawn[seed, left.name] * self._rank(spec) ** -0.5)
+                    lefts.append(drawn[seed, left.name] if rank == 1 else drawn[seed, left.name] * rank**-0.5)
                     rights.append(drawn[kept, right.name])
                 case "diagonal":
                     tau = drawn[seed, core.name].view(1, -1)
-                    lefts.append(drawn[kept, left.name] * tau * self._rank(spec) ** -0.5)
+                    lefts.append(drawn[kept, left.name] * tau * rank**-0.5)
                     rights.append(drawn[kept, right.name])
                 case _:
                     bases = [_orthonormal(kept, part).to(device) for part in (left, right)]
-                    scale = math.sqrt(spec.numel) / self._rank(spec)
+                    scale = math.sqrt(spec.numel) / rank
                     lefts.append(_product(bases[0], drawn[seed, core.name].t().contiguous()) * scale)
                     rights.append(bases[1])
+        if len(seeds) == 1:  # not copied
+            return lefts[0][None], rights[0][None]
         return torch.stack(lefts), torch.stack(rights)
 
     def sample(
@@ -187,6 +190,15 @@ def low_rank_of(law: Law) -> LowRank | None:
     return inner if isinstance(inner, LowRank) else None
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    law: LowRank
+    device: torch.device
+    seeds: frozenset[int]
+    elements: dict[tuple[int, str], Tensor]
+    composed: dict[tuple[int, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
 class FactorNoise:
     """The elements that the factors of a layout's matrices are made of, for the seeds in use.
 
@@ -195,21 +207,26 @@ class FactorNoise:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._held: list[tuple[LowRank, torch.device, frozenset[int], dict[tuple[int, str], Tensor]]] = []
+        self._held: list[_Drawn] = []
 
     def of(self, law: LowRank, seeds: Sequence[int], spec: TensorSpec, device: torch.device) -> tuple[Tensor, Tensor]:
         """As ``LowRank.factors``; what seeds out of use need is drawn for all matrices."""
-        for held in self._held:
-            if held[:2] == (law, device) and held[2].issuperset(seeds):
-                return law.composed(held[3], seeds, spec, device)
-        drawn = self._draw(law, seeds, device)
-        self._held = [(law, device, frozenset(seeds), drawn), *self._held[:1]]
-        return law.composed(drawn, seeds, spec, device)
+        wanted = tuple(seeds)
+        held = next((h for h in self._held if h.law == law and h.device == device and h.seeds.issuperset(wanted)), None)
+        if held is None:
+            held = _Drawn(law, device, frozenset(wanted), self._draw(law, seeds, device))
+            self._held = [held, *self._held[:1]]
+        if len(wanted) > 1:  # copies of what was drawn
+            return law.composed(held.elements, wanted, spec, device)
+        key = (wanted[0], spec.name)
+        if key not in held.composed:
+            held.composed[key] = law.composed(held.elements, wanted, spec, device)
+        return held.composed[key]
 
     def _draw(self, law: LowRank, seeds: Sequence[int], device: torch.device) -> dict[tuple[int, str], Tensor]:
         before: dict[tuple[int, str], Tensor] = {}
         for held in self._held:
-            before |= held[3] if held[:2] == (law, device) else {}
+            before |= held.elements if (held.law, held.device) == (law, device) else {}
         found: dict[tuple[int, str], Tensor] = {}
         missing: dict[int, list[TensorSpec]] = {}
         for spec in self.layout.specs:
