@@ -6,8 +6,9 @@ Parabolas through three values along every coordinate i of a block B of b, about
     t_i = -s_i / c_i where c_i > 0, else 2 |h_i| downhill         x <- x + a t, a = 1 unless that disappoints
 
 The model's gain is -sum (s_i t_i + c_i t_i^2 / 2). Where the gain comes within a tenth of it the curvatures are
-trusted: the next block uses those it has, at half the price, s_i = [f(x + h_i e_i) - f(x)] / h_i - c_i h_i / 2. The h_i
-follow the lengths of the steps. So a separable quadratic takes 2d queries, and the first block moves already.
+trusted: the next block uses those it has, at half the price, s_i = [f(x + h_i e_i) - f(x)] / h_i - c_i h_i / 2, and for
+coordinates not yet seen the geometric mean of the last block's, if those were nearly alike. The h_i follow the lengths
+of the steps. So a separable quadratic takes 2d queries at most, and the first block moves already.
 
 Coordinates in turn are slow along a valley aslant to them. After every sweep f is therefore minimised in the span of
 the last sweeps' displacements: gradient and Hessian by differences in an orthogonal basis, Newton's step with the
@@ -38,6 +39,8 @@ _SHORTER = (0.5, 0.25, 0.1, 0.03, 2.0)
 _ALONG = (1.0, 0.5, 0.25, 0.1, 0.02, 2.0, 4.0)
 _NARROWEST, _WIDEST = 1e-5, 1e2  # of a width, in first widths
 _TRUST = 0.1
+_ALIKE = 0.5  # the standard deviation of the logarithms of curvatures up to which a mean stands for others
+_ENOUGH = 4  # curvatures that tell
 _AGAIN = 3
 
 
@@ -68,6 +71,7 @@ class CoordinateNewton(Strategy):
         self._x, self._value = x, math.nan
         self._widths, self._curvatures = np.full(d, self.width), np.full(d, math.nan)
         self._trusted = False
+        self._typical = math.nan  # the curvature of a coordinate that is not known, if it can be guessed
         self._sweep = self._place = self._again = 0
         self._begun, self._value_begun = x.copy(), math.nan
         self._displacements = np.zeros((0, d))  # [k, d], oldest first
@@ -143,8 +147,9 @@ class CoordinateNewton(Strategy):
         order = np.random.default_rng(derive_seed(round.run_seed, "sweep", self._sweep)).permutation(d)
         size = self.block or max(1, int(math.sqrt(d) / 3 + 0.5))
         places = order[self._place : self._place + size]
-        trusted = self._trusted and bool((self._curvatures[places] > 0).all())
-        return Block(places, self._widths[places], self._curvatures[places] if trusted else None)
+        curvatures = np.where(self._curvatures[places] > 0, self._curvatures[places], self._typical)
+        trusted = self._trusted and bool((curvatures > 0).all())
+        return Block(places, self._widths[places], curvatures if trusted else None)
 
     def _learn(self, round: Round, factor: float, gain: float) -> None:
         """Curvatures, widths, trust; and whether the sweep is over."""
@@ -154,6 +159,8 @@ class CoordinateNewton(Strategy):
             self._value_begun = self._value + gain
         self._trusted = factor == 1.0 and abs(opened.gain - gain) <= _TRUST * gain
         self._curvatures[opened.places] = opened.curvatures
+        if opened.measured:
+            self._typical = _typical(opened.curvatures)
         width, length = np.abs(opened.widths), np.abs(opened.step) * (factor or _SHORTER[3])
         new = np.where(length <= 3 * width, np.clip(length, width / 3, 3 * width), length / 2)
         new = np.where(opened.flat, 3 * width, new)
@@ -201,6 +208,14 @@ class CoordinateNewton(Strategy):
             setattr(self, f"_{name}", state[name])
 
 
+def _typical(curvatures: FloatArray) -> float:
+    """Their geometric mean if they are nearly alike; else NaN."""
+    if len(curvatures) < _ENOUGH or not (curvatures > 0).all():
+        return math.nan
+    logarithms = np.log(curvatures)
+    return math.exp(logarithms.mean()) if logarithms.std() <= _ALIKE else math.nan
+
+
 _ARRAYS = ("x", "widths", "curvatures", "begun", "displacements")
-_VALUES = ("value", "value_begun")
+_VALUES = ("value", "value_begun", "typical")
 _COUNTS = ("trusted", "sweep", "place", "again")

@@ -76,12 +76,17 @@ class Steps(ABC):
 
 
 class Block(Steps):
-    """Probes along some coordinates: two each, or one where the curvatures are given."""
+    """Probes along some coordinates: two each, or one where the curvatures are given.
+
+    Attributes:
+        measured: whether the curvatures aren't given.
+    """
 
     def __init__(self, places: Any, widths: FloatArray, curvatures: FloatArray | None) -> None:
         super().__init__()
         self.places, self.widths = places, widths
         self._given = curvatures
+        self.measured = curvatures is None
         self.count = len(places) * (2 if curvatures is None else 1)
 
     def probes(self) -> list[Change]:

@@ -9,6 +9,7 @@ import scipy.optimize
 
 from blackbox import Budget, Journal, Parameters, Session, UserError, run
 from blackbox.strategies import CoordinateNewton
+from blackbox.strategies.coordinate_newton import _typical
 from blackbox.strategies.parabolas import Block, Span
 from oracles import FunctionOracle
 
@@ -32,6 +33,22 @@ def test_a_separable_quadratic_takes_two_queries_a_dimension_whatever_its_condit
     result, values = search(lambda x: float(scale @ (x - target) ** 2), np.zeros(d), 2 * d + 200)
     assert values.min() < 1e-12 * values[0]
     assert np.allclose(result.parameters.flat().numpy(), target, atol=1e-6)
+
+
+def test_alike_curvatures_are_measured_once_and_a_sphere_takes_one_query_a_dimension():
+    d = 400
+    target = np.linspace(-3, 3, d)
+    _, values = search(lambda x: float(((x - target) ** 2).sum()), np.zeros(d), d + 100)
+    assert values.min() < 1e-12 * values[0]
+
+
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_curvatures_are_guessed_only_from_those_that_are_alike(spread):
+    drawn = np.exp(spread * np.random.Generator(np.random.Philox(0)).standard_normal(50))
+    guess = _typical(drawn)
+    assert np.isnan(guess) if spread > 1 else abs(np.log(guess)) < 4 * spread / 50**0.5
+    assert np.isnan(_typical(np.array([1.0, 1.0, 1.0])))  # too few
+    assert np.isnan(_typical(np.array([1.0, 1.0, 1.0, 1.0, -1.0])))
 
 
 def test_it_is_ahead_of_finite_differences_with_a_quasi_newton_method_on_a_rotated_quadratic():
